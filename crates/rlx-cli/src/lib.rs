@@ -1,0 +1,1 @@
+//! Command-line flags and terminal behaviour shared by the programs.

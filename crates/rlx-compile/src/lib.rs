@@ -1,0 +1,1 @@
+//! Passes, profiles, memory plan and the backend trait.

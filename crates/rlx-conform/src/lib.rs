@@ -1,0 +1,1 @@
+//! Op samples with tolerances that every backend runs against the interpreter.

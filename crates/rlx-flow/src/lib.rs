@@ -1,0 +1,1 @@
+//! Graph building blocks that model families share.

@@ -1,0 +1,1 @@
+//! The tensor graph IR: types, ops, builder, verifier, text form, reference interpreter.

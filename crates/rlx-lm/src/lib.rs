@@ -1,0 +1,1 @@
+//! The language-model engine: runner, generation, chat, parity.

@@ -1,0 +1,1 @@
+//! Configs, checkpoints and the architecture registry.

@@ -1,0 +1,1 @@
+//! The facade over every rlx model family.

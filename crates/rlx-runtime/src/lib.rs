@@ -1,0 +1,1 @@
+//! Devices, sessions, compiled graphs, states and the paged KV cache.
