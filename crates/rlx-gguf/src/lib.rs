@@ -1,1 +1,14 @@
 //! GGUF files and ggml block formats.
+//!
+//! Input: `.gguf` files (one, or the parts of a split set) or bytes in memory.  Output: typed metadata, tensor
+//! descriptions and validated byte views of the tensors, and the meaning of every block format as f32.
+//! Everything read from a file is checked before it is used: a file that opens has tensors that lie inside it,
+//! do not overlap and have the number of bytes that their shape needs.
+//!
+//! The crate knows no model, no device and no other crate of this workspace.  The container follows the GGUF
+//! specification (versions 2 and 3, little endian), the block formats follow ggml's reference dequantisers.
+#![deny(missing_docs)]
+
+pub mod blocks;
+
+pub use blocks::{BlockError, BlockFormat};
