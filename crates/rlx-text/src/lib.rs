@@ -1,1 +1,24 @@
-//! Tokenizers, chat templates, sampling and streaming text.
+//! Text in, token ids out, and back: tokenizers, chat templates, sampling, streaming, tool calls.
+//!
+//! | module | from | to |
+//! |---|---|---|
+//! | [`tokenizer`] | `tokenizer.json` or a GGUF vocabulary | ids `[T]` u32 ↔ text |
+//! | [`stream`] | one id at a time | whole UTF-8 text, cut at stop strings |
+//! | [`chat`] | messages and a Jinja template | one prompt string |
+//! | [`sample`] | logits `[V]` f32 | one id |
+//! | [`tools`] | generated text | plain text and tool calls |
+//!
+//! The crate knows nothing of tensors, devices, model families or weight files: logits are a slice, and a
+//! GGUF vocabulary arrives as a plain [`GgufVocab`] that whoever reads the file fills in.
+
+pub mod chat;
+mod error;
+pub mod sample;
+pub mod stream;
+pub mod tokenizer;
+pub mod tools;
+
+pub use error::{Result, TextError};
+
+pub use stream::{StopMatcher, TextStream};
+pub use tokenizer::{GgufVocab, SpecialToken, Tokenizer};

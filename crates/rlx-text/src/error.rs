@@ -1,0 +1,129 @@
+//! What can go wrong with text, said with what was found, what was expected and what to do.
+
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T, E = TextError> = std::result::Result<T, E>;
+
+/// Every failure of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// A file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A `tokenizer.json` or `tokenizer_config.json` that is not what it should be.
+    #[error("{what}: {reason}")]
+    TokenizerJson {
+        /// Which file or part.
+        what: String,
+        /// What was found and expected.
+        reason: String,
+    },
+    /// A vocabulary that contradicts itself.
+    #[error("GGUF vocabulary, {field}: {reason}")]
+    Vocab {
+        /// The metadata key, without `tokenizer.ggml.`.
+        field: &'static str,
+        /// What was found and expected.
+        reason: String,
+    },
+    /// A kind of GGUF vocabulary that this build cannot encode with.
+    #[error(
+        "tokenizer.ggml.model is `{model}`; this build reads `gpt2` (byte-level BPE) from GGUF. Put the checkpoint's tokenizer.json beside the file, any kind is read from there"
+    )]
+    UnsupportedVocab {
+        /// Value of `tokenizer.ggml.model`.
+        model: String,
+    },
+    /// A split rule that is not in the table.
+    #[error(
+        "tokenizer.ggml.pre is `{pre}`, known are: {known}. Put the checkpoint's tokenizer.json beside the file, its split rule is read from there"
+    )]
+    UnknownPre {
+        /// Value of `tokenizer.ggml.pre`.
+        pre: String,
+        /// The names in the table.
+        known: String,
+    },
+    /// Text that the vocabulary cannot express.
+    #[error(
+        "no token for byte 0x{byte:02X} and no unknown token in the vocabulary; the text cannot be encoded"
+    )]
+    NoToken {
+        /// The byte without a token.
+        byte: u8,
+    },
+    /// The tokenizer refused a text or ids.
+    #[error("{action} failed: {reason}")]
+    Tokenizer {
+        /// `encode` or `decode`.
+        action: &'static str,
+        /// The tokenizer's words.
+        reason: String,
+    },
+    /// A chat template that does not parse, or that is not there.
+    #[error("chat template{}: {reason}", at(.line))]
+    Template {
+        /// Line in the template, from 1.
+        line: Option<usize>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A chat template that raised an exception about the conversation.
+    #[error("the chat template refuses this conversation: {reason}")]
+    Refused {
+        /// The template's own words.
+        reason: String,
+    },
+    /// A chat template that ran past a bound.
+    #[error(
+        "chat template stopped: {what} exceeds the bound of {bound}. A template that needs more is broken or hostile; pass the prompt as plain text instead"
+    )]
+    TemplateBound {
+        /// Steps, recursion or output bytes.
+        what: &'static str,
+        /// The bound.
+        bound: u64,
+    },
+    /// A sampling parameter out of range.
+    #[error("{name} is {found}, expected {expected}")]
+    Parameter {
+        /// Name of the parameter.
+        name: &'static str,
+        /// Its value.
+        found: String,
+        /// What is accepted.
+        expected: &'static str,
+    },
+    /// Logits that no token can be drawn from.
+    #[error("logits cannot be sampled: {reason}")]
+    Logits {
+        /// What was found.
+        reason: String,
+    },
+}
+
+fn at(line: &Option<usize>) -> String {
+    line.map_or_else(String::new, |l| format!(", line {l}"))
+}
+
+impl TextError {
+    pub(crate) fn vocab(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Vocab {
+            field,
+            reason: reason.into(),
+        }
+    }
+    pub(crate) fn json(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::TokenizerJson {
+            what: what.into(),
+            reason: reason.into(),
+        }
+    }
+}
