@@ -1,0 +1,218 @@
+//! Activations in the form that a kernel reads.
+//!
+//! Quantised forms keep rows in tiles, interleaved block by block: a tile of `T` rows is `[blocks][T]` records. Full
+//! tiles of [`Level::tile`] rows come first, the rest is split into smaller powers of two ([`tiles`]); a tile that
+//! starts at row `m` starts at byte `m * row_bytes`.
+//!
+//! | form | record |
+//! |---|---|
+//! | [`ActForm::Q8Block32`] | 32 × i8, scale f32, scale × sum f32 |
+//! | [`ActForm::Q8Super256`] | 256 × i8, sums of 16 as 16 × i16, sums of 32 as 8 × i16, scale f32, padded to 320 |
+//!
+//! Scales are `max|x| / 127`, numbers are rounded to nearest even.
+
+use crate::simd::{Kernel, Level, Simd, dispatch};
+
+/// A form of activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ActForm {
+    /// As they are; nothing is prepared.
+    F32,
+    /// int8 with a scale per 32.
+    Q8Block32,
+    /// int8 with a scale per 256, and the sums that K-quants need.
+    Q8Super256,
+}
+
+/// Form and place of prepared activations: weights of equal specification can share them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ActSpec {
+    pub(super) form: ActForm,
+    pub(super) level: Level,
+    pub(super) k: usize,
+}
+
+/// Byte offsets in a [`ActForm::Q8Block32`] record.
+pub(super) mod b32 {
+    pub const SCALE: usize = 32;
+    pub const SUM: usize = 36;
+    pub const BYTES: usize = 40;
+}
+
+/// Byte offsets in a [`ActForm::Q8Super256`] record.
+pub(super) mod s256 {
+    pub const SUMS16: usize = 256;
+    pub const SUMS32: usize = 288;
+    pub const SCALE: usize = 304;
+    pub const BYTES: usize = 320;
+}
+
+impl ActSpec {
+    /// The form.
+    pub fn form(self) -> ActForm {
+        self.form
+    }
+
+    /// Elements and bytes of a record.
+    pub(super) fn record(self) -> (usize, usize) {
+        match self.form {
+            ActForm::F32 => (1, 0),
+            ActForm::Q8Block32 => (32, b32::BYTES),
+            ActForm::Q8Super256 => (256, s256::BYTES),
+        }
+    }
+
+    /// Bytes of `m` prepared rows; 0 where activations are read as they are.
+    pub fn bytes(self, m: usize) -> usize {
+        let (len, bytes) = self.record();
+        m * (self.k / len) * bytes
+    }
+
+    /// Prepares the share of thread `ith` of `nth` of `m` rows `x` of `k` elements. All threads' shares together fill
+    /// `act`; they have to be complete before [`Matmul::run`](super::Matmul::run) reads it.
+    ///
+    /// # Safety
+    /// `act` is writable for [`ActSpec::bytes`], and touched meanwhile by nothing but the other shares.
+    ///
+    /// # Panics
+    /// When `x` is too short.
+    pub unsafe fn prepare(self, x: &[f32], m: usize, act: *mut u8, ith: usize, nth: usize) {
+        let (len, bytes) = self.record();
+        if bytes == 0 {
+            return;
+        }
+        assert!(
+            x.len() >= m * self.k,
+            "{} activations, not {m} rows of {}",
+            x.len(),
+            self.k
+        );
+        let n_blocks = self.k / len;
+        let n = m * n_blocks;
+        let mut at = n * ith / nth;
+        let end = n * (ith + 1) / nth;
+        while at < end {
+            let (row, b) = (at / n_blocks, at % n_blocks);
+            let count = (n_blocks - b).min(end - at);
+            let (start, t) = tile_of(row, m, self.level.tile());
+            let place = start * n_blocks + b * t + (row - start);
+            let quantise = Quantise {
+                form: self.form,
+                x: x[row * self.k + b * len..].as_ptr(),
+                // SAFETY: the record is within the bytes that the caller vouches for.
+                to: unsafe { act.add(place * bytes) },
+                step: t * bytes,
+                count,
+            };
+            dispatch(self.level, quantise);
+            at += count;
+        }
+    }
+}
+
+/// Tiles of `m` rows as (first row, rows): full ones first, then decreasing powers of two.
+pub(super) fn tiles(m: usize, full: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        if at == m {
+            return None;
+        }
+        let (start, mut t) = (at, full);
+        while t > m - at {
+            t /= 2;
+        }
+        at += t;
+        Some((start, t))
+    })
+}
+
+/// The tile that `row` is in.
+fn tile_of(row: usize, m: usize, full: usize) -> (usize, usize) {
+    let whole = m / full * full;
+    if row < whole {
+        return (row / full * full, full);
+    }
+    let (start, t) = tiles(m - whole, full)
+        .find(|(s, t)| row - whole < s + t)
+        .expect("the row is below m");
+    (whole + start, t)
+}
+
+/// Quantises `count` consecutive blocks of one row, writing a record every `step` bytes.
+struct Quantise {
+    form: ActForm,
+    x: *const f32,
+    to: *mut u8,
+    step: usize,
+    count: usize,
+}
+
+impl Kernel for Quantise {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for b in 0..self.count {
+            // SAFETY: `prepare` checked the rows and was promised the records.
+            unsafe {
+                let to = self.to.add(b * self.step);
+                match self.form {
+                    ActForm::F32 => {}
+                    ActForm::Q8Block32 => {
+                        let (d, sums) = quantise::<S, 32>(s, self.x.add(32 * b), to);
+                        let sum: i32 = sums.iter().take(2).sum();
+                        to.add(b32::SCALE).cast::<f32>().write_unaligned(d);
+                        to.add(b32::SUM)
+                            .cast::<f32>()
+                            .write_unaligned(d * sum as f32);
+                    }
+                    ActForm::Q8Super256 => {
+                        let (d, sums) = quantise::<S, 256>(s, self.x.add(256 * b), to);
+                        let sums16 = sums.map(|v| v as i16);
+                        let sums32: [i16; 8] =
+                            std::array::from_fn(|i| sums16[2 * i] + sums16[2 * i + 1]);
+                        to.add(s256::SUMS16)
+                            .cast::<[i16; 16]>()
+                            .write_unaligned(sums16);
+                        to.add(s256::SUMS32)
+                            .cast::<[i16; 8]>()
+                            .write_unaligned(sums32);
+                        to.add(s256::SCALE).cast::<f32>().write_unaligned(d);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Quantises `N` floats to i8. Returns the scale and the sums of each 16.
+///
+/// # Safety
+/// `x` is readable for `N` floats, `to` writable for `N` bytes.
+#[inline(always)]
+unsafe fn quantise<S: Simd, const N: usize>(s: S, x: *const f32, to: *mut u8) -> (f32, [i32; 16]) {
+    // SAFETY: all offsets are below N.
+    unsafe {
+        let zero = s.splat(0.0);
+        let (mut top, mut poison) = (zero, zero);
+        for i in (0..N).step_by(S::LANES) {
+            let v = s.load(x.add(i));
+            top = s.max(top, s.max(v, s.sub(zero, v)));
+            poison = s.fma(v, zero, poison);
+        }
+        // NaN and infinite activations make the scale NaN, so they reach the output.
+        let d = s.hmax(top) / 127.0 + s.sum(poison);
+        // Scales so small that their inverse overflows stand for zeros.
+        let inverse = if d > 1e-38 { 1.0 / d } else { 0.0 };
+        let factor = s.splat(inverse);
+        for i in (0..N).step_by(S::LANES) {
+            s.store_i8(to.add(i).cast(), s.to_i(s.mul(s.load(x.add(i)), factor)));
+        }
+        let mut sums = [0; 16];
+        for i in 0..N / 16 {
+            let q = to.add(16 * i).cast::<[i8; 16]>().read_unaligned();
+            sums[i] = q.iter().map(|&v| i32::from(v)).sum();
+        }
+        (if inverse == 0.0 { d * 0.0 } else { d }, sums)
+    }
+}

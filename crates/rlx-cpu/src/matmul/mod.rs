@@ -1,0 +1,309 @@
+//! Matrix products with weights as they are stored in model files: `y[M,N] = x[M,K] · Wᵀ`, `W` being `[N,K]`.
+//!
+//! [`Matmul`] says how one weight is held in memory and multiplied, for a weight type, a [`Mode`], an instruction set
+//! and a shape. Either the file's bytes are used in place ([`Matmul::is_raw`]) or they are packed once into groups of
+//! [`Matmul::group_rows`] interleaved rows ([`pack`]). Activations are brought into an [`ActSpec`]'s form once and
+//! shared by all weights of equal form.
+//!
+//! Nothing here starts threads: each thread of a team calls [`ActSpec::prepare`] with its index, waits for the others,
+//! and calls [`Matmul::run`] for its own range of row groups.
+//!
+//! | weights | mode | memory | arithmetic |
+//! |---|---|---|---|
+//! | Q4_0, Q8_0 | fast | packed | int8, one activation scale per 32 |
+//! | Q4_K, Q5_K, Q6_K | fast | packed | int8, one activation scale per 256 |
+//! | f32, f16, bf16 | any | file's bytes | f32 |
+//! | all other formats, and exact mode | any | file's bytes | rows dequantised to f32 tiles, f32 |
+
+mod act;
+mod dense;
+mod layout;
+mod pack;
+mod quant;
+
+pub use act::{ActForm, ActSpec};
+use layout::Layout;
+use rlx_gguf::blocks::BlockFormat;
+use std::ops::Range;
+
+use crate::simd::Level;
+
+/// How the elements of a weight are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightType {
+    /// 32-bit floats.
+    F32,
+    /// IEEE half floats.
+    F16,
+    /// bfloat16.
+    BF16,
+    /// Blocks of quantised elements along `K`.
+    Block(BlockFormat),
+}
+
+impl WeightType {
+    /// Bytes of a row of `k` elements. `k` is a multiple of the block length.
+    pub fn row_bytes(self, k: usize) -> usize {
+        match self {
+            WeightType::F32 => 4 * k,
+            WeightType::F16 | WeightType::BF16 => 2 * k,
+            WeightType::Block(f) => k / f.block_len() * f.block_bytes(),
+        }
+    }
+
+    /// Elements that are stored together: row lengths are a multiple of it.
+    pub fn block_len(self) -> usize {
+        match self {
+            WeightType::Block(f) => f.block_len(),
+            _ => 1,
+        }
+    }
+}
+
+/// What may be rounded on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Activations may be quantised to int8 for block-quantised weights.
+    Fast,
+    /// Weights are dequantised exactly, activations and sums are f32.
+    Exact,
+}
+
+/// Where results go: element `(m, n)` of the product to `ptr[m * stride + col + n]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    /// Row 0 of the destination.
+    pub ptr: *mut f32,
+    /// Floats from a row to the next.
+    pub stride: usize,
+    /// Column of the destination that column 0 of the product goes to.
+    pub col: usize,
+}
+
+/// One weight `[N,K]`: its layout in memory and its kernels.
+#[derive(Clone, Debug)]
+pub struct Matmul {
+    ty: WeightType,
+    level: Level,
+    layout: Layout,
+    n: usize,
+    k: usize,
+}
+
+impl Matmul {
+    /// Chooses layout and kernels for a weight of `n` rows of `k` elements.
+    ///
+    /// # Panics
+    /// When `k` is not a multiple of the type's block length.
+    pub fn new(ty: WeightType, mode: Mode, level: Level, n: usize, k: usize) -> Self {
+        assert_eq!(
+            k % ty.block_len(),
+            0,
+            "rows of {k} elements do not divide into blocks of {}",
+            ty.block_len()
+        );
+        let layout = match (ty, mode) {
+            (WeightType::Block(f), Mode::Fast) => Layout::of(f),
+            _ => Layout::Raw,
+        };
+        Matmul {
+            ty,
+            level,
+            layout,
+            n,
+            k,
+        }
+    }
+
+    /// Rows of the weight: output columns.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Elements of a row.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The stored type.
+    pub fn weight_type(&self) -> WeightType {
+        self.ty
+    }
+
+    /// Whether the file's bytes are used in place, without [`Matmul::pack`].
+    pub fn is_raw(&self) -> bool {
+        self.layout == Layout::Raw
+    }
+
+    /// Rows that are stored and computed together; work is split among threads by groups.
+    pub fn group_rows(&self) -> usize {
+        if self.is_raw() {
+            dense::ROWS
+        } else {
+            self.level.lanes()
+        }
+    }
+
+    /// Number of groups; the last one may be filled up with rows that are never written to the output.
+    pub fn n_groups(&self) -> usize {
+        self.n.div_ceil(self.group_rows())
+    }
+
+    /// Bytes of a group in memory (of a full group where the file's bytes are used).
+    pub fn group_bytes(&self) -> usize {
+        match self.layout {
+            Layout::Raw => self.group_rows() * self.ty.row_bytes(self.k),
+            l => l.group_bytes(self.level.lanes(), self.k),
+        }
+    }
+
+    /// Bytes of the whole weight in memory. Packed weights should start on a 64-byte boundary.
+    pub fn bytes(&self) -> usize {
+        match self.layout {
+            Layout::Raw => self.n * self.ty.row_bytes(self.k),
+            _ => self.n_groups() * self.group_bytes(),
+        }
+    }
+
+    /// The form of activations that [`Matmul::run`] reads.
+    pub fn activation(&self) -> ActSpec {
+        ActSpec {
+            form: self.layout.act_form(),
+            level: self.level,
+            k: self.k,
+        }
+    }
+
+    /// The groups that thread `ith` of `nth` computes.
+    pub fn share(&self, ith: usize, nth: usize) -> Range<usize> {
+        let n = self.n_groups();
+        n * ith / nth..n * (ith + 1) / nth
+    }
+
+    /// Packs the rows of `groups`. `src` is the whole weight as stored in the file; `dst` receives these groups only,
+    /// [`Matmul::group_bytes`] each. Threads may pack disjoint ranges at the same time.
+    ///
+    /// # Panics
+    /// When a length does not fit, or the weight [is used in place](Matmul::is_raw).
+    pub fn pack(&self, src: &[u8], groups: Range<usize>, dst: &mut [u8]) {
+        let (row_bytes, lanes) = (self.ty.row_bytes(self.k), self.level.lanes());
+        assert!(!self.is_raw(), "the file's bytes are used in place");
+        assert_eq!(
+            src.len(),
+            self.n * row_bytes,
+            "bytes of {:?}[{}, {}]",
+            self.ty,
+            self.n,
+            self.k
+        );
+        assert_eq!(
+            dst.len(),
+            groups.len() * self.group_bytes(),
+            "bytes of {} packed groups",
+            groups.len()
+        );
+        for (group, out) in groups.zip(dst.chunks_exact_mut(self.group_bytes())) {
+            let first = group * lanes;
+            let last = self.n.min(first + lanes);
+            let rows = &src[first * row_bytes..last * row_bytes];
+            pack::pack_group(
+                self.layout,
+                rows,
+                row_bytes,
+                lanes,
+                self.level.i8_bias(),
+                out,
+            );
+        }
+    }
+
+    /// Dequantises row `row` of the weight, exactly as from the file. `data` is the whole weight in memory
+    /// ([`Matmul::bytes`]), `out` has `k` elements.
+    ///
+    /// # Panics
+    /// When a length does not fit.
+    pub fn unpack_row(&self, data: &[u8], row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.k, "elements of a row");
+        assert!(row < self.n, "row {row} of {}", self.n);
+        match self.layout {
+            Layout::Raw => {
+                let bytes = self.ty.row_bytes(self.k);
+                dense::widen(self.ty, &data[row * bytes..(row + 1) * bytes], out);
+            }
+            layout => {
+                let (lanes, bytes) = (self.level.lanes(), self.group_bytes());
+                let group = &data[row / lanes * bytes..][..bytes];
+                pack::unpack_row(layout, group, row % lanes, lanes, self.level.i8_bias(), out);
+            }
+        }
+    }
+
+    /// Computes the output columns of `groups` for all `m` rows of activations.
+    ///
+    /// `w`: the whole weight in memory. `x`: the activations, `m` rows of `k`; read where the form is
+    /// [`ActForm::F32`]. `act`: what [`ActSpec::prepare`] of [`Matmul::activation`] left; read for the other forms.
+    ///
+    /// # Safety
+    /// `y` is writable for `m` rows of these columns, and nobody else touches them meanwhile.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    pub unsafe fn run(
+        &self,
+        w: &[u8],
+        x: &[f32],
+        act: &[u8],
+        m: usize,
+        groups: Range<usize>,
+        y: Output,
+    ) {
+        if m == 0 || groups.is_empty() {
+            return;
+        }
+        assert!(
+            groups.end <= self.n_groups(),
+            "group {} of {}",
+            groups.end,
+            self.n_groups()
+        );
+        assert!(
+            w.len() >= self.bytes(),
+            "{} bytes of weights, not {}",
+            w.len(),
+            self.bytes()
+        );
+        match self.layout {
+            Layout::Raw => {
+                assert!(
+                    x.len() >= m * self.k,
+                    "{} activations, not {m} rows of {}",
+                    x.len(),
+                    self.k
+                );
+                let rows = groups.start * dense::ROWS..self.n.min(groups.end * dense::ROWS);
+                // SAFETY: the lengths are checked above; `y` is the caller's promise.
+                unsafe { dense::run(self.level, self.ty, w, x, m, self.k, rows, y) }
+            }
+            layout => {
+                let spec = self.activation();
+                assert!(
+                    act.len() >= spec.bytes(m),
+                    "{} bytes of prepared activations, not {}",
+                    act.len(),
+                    spec.bytes(m)
+                );
+                let job = quant::Job {
+                    w: w.as_ptr(),
+                    group_bytes: self.group_bytes(),
+                    header_bytes: layout.header_bytes(self.level.lanes(), self.k),
+                    n_blocks: self.k / layout.block_len(),
+                    n: self.n,
+                    act: act.as_ptr(),
+                    y,
+                };
+                // SAFETY: the lengths are checked above; `y` is the caller's promise.
+                unsafe { quant::run(self.level, layout, job, m, groups) }
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! [`Simd`] with AVX2, FMA and F16C: 8 lanes; products of bytes go through i16 (`vpmaddubsw`, `vpmaddwd`).
+
+use super::{Kernel, Simd};
+use std::arch::x86_64::*;
+
+/// Proof that the processor has AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// `None` where the processor lacks any of them.
+    #[inline]
+    pub fn new() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        has.then_some(Avx2(()))
+    }
+}
+
+/// Runs `kernel` in a function compiled for AVX2.
+#[inline]
+pub(super) fn enter<K: Kernel>(kernel: K, s: Avx2) -> K::Out {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn inner<K: Kernel>(kernel: K, s: Avx2) -> K::Out {
+        kernel.run(s)
+    }
+    // SAFETY: the token proves that the processor has the features.
+    unsafe { inner(kernel, s) }
+}
+
+/// Calls intrinsics from a method of the token.
+macro_rules! with {
+    ($($body:tt)*) => {
+        // SAFETY: the token proves that the processor has the features; pointers are the method's contract.
+        unsafe { $($body)* }
+    };
+}
+
+impl Simd for Avx2 {
+    const LANES: usize = 8;
+    const TILE: usize = 4;
+    // A vpmaddubsw lane is two products: 2*31*127*4 = 31496 and 2*63*127*2 = 32004 fit in i16, as do 2*15*127*8 = 30480.
+    const U5_DOTS: usize = 4;
+    const U6_DOTS: usize = 2;
+    const I8_BIAS: u8 = 0;
+
+    type F = __m256;
+    type I = __m256i;
+    type B = __m256i;
+    type W = __m256i;
+    /// i16: two sums per lane.
+    type Part = __m256i;
+    /// i16, each factor twice.
+    type Scale = __m256i;
+    /// Magnitudes, and the weights themselves.
+    type W8 = (__m256i, __m256i);
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        with!(_mm256_set1_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m256 {
+        with!(_mm256_loadu_ps(p))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m256) {
+        with!(_mm256_storeu_ps(p, v))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> __m256 {
+        with!(_mm256_cvtph_ps(_mm_loadu_si128(p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> __m256 {
+        with!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(
+            _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()))
+        )))
+    }
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        with!(_mm256_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        with!(_mm256_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        with!(_mm256_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        with!(_mm256_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        with!(_mm256_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn fnma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        with!(_mm256_fnmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        with!(_mm256_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m256, b: __m256) -> __m256 {
+        with!(_mm256_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn select_lt(self, a: __m256, b: __m256, t: __m256, e: __m256) -> __m256 {
+        with!(_mm256_blendv_ps(e, t, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)))
+    }
+    #[inline(always)]
+    fn sum(self, v: __m256) -> f32 {
+        with! {
+            let q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let d = _mm_add_ps(q, _mm_movehl_ps(q, q));
+            _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)))
+        }
+    }
+    #[inline(always)]
+    fn hmax(self, v: __m256) -> f32 {
+        with! {
+            let q = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let d = _mm_max_ps(q, _mm_movehl_ps(q, q));
+            _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)))
+        }
+    }
+
+    #[inline(always)]
+    fn isplat(self, x: i32) -> __m256i {
+        with!(_mm256_set1_epi32(x))
+    }
+    #[inline(always)]
+    fn iadd(self, a: __m256i, b: __m256i) -> __m256i {
+        with!(_mm256_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn isub(self, a: __m256i, b: __m256i) -> __m256i {
+        with!(_mm256_sub_epi32(a, b))
+    }
+    #[inline(always)]
+    fn ishl<const N: u32>(self, a: __m256i) -> __m256i {
+        with!(_mm256_sll_epi32(a, _mm_cvtsi32_si128(N as i32)))
+    }
+    #[inline(always)]
+    fn to_f(self, a: __m256i) -> __m256 {
+        with!(_mm256_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    fn to_i(self, a: __m256) -> __m256i {
+        with!(_mm256_cvtps_epi32(a))
+    }
+    #[inline(always)]
+    fn bits_to_f(self, a: __m256i) -> __m256 {
+        with!(_mm256_castsi256_ps(a))
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, a: __m256i) {
+        with! {
+            let w = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            _mm_storel_epi64(p.cast(), _mm_packs_epi16(w, w));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_b(self, p: *const u8) -> __m256i {
+        with!(_mm256_loadu_si256(p.cast()))
+    }
+    #[inline(always)]
+    unsafe fn dup4(self, p: *const i8) -> __m256i {
+        with!(_mm256_set1_epi32(p.cast::<i32>().read_unaligned()))
+    }
+    #[inline(always)]
+    fn bits_shr<const N: u32>(self, b: __m256i, mask: u8) -> __m256i {
+        with!(_mm256_and_si256(
+            _mm256_srl_epi16(b, _mm_cvtsi32_si128(N as i32)),
+            _mm256_set1_epi8(mask as i8)
+        ))
+    }
+    #[inline(always)]
+    fn bits_shl<const N: u32>(self, b: __m256i, mask: u8) -> __m256i {
+        with!(_mm256_and_si256(
+            _mm256_sll_epi16(b, _mm_cvtsi32_si128(N as i32)),
+            _mm256_set1_epi8(mask as i8)
+        ))
+    }
+    #[inline(always)]
+    fn or(self, a: __m256i, b: __m256i) -> __m256i {
+        with!(_mm256_or_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn part(self) -> __m256i {
+        with!(_mm256_setzero_si256())
+    }
+    #[inline(always)]
+    fn dot(self, p: __m256i, w: __m256i, a: __m256i) -> __m256i {
+        with!(_mm256_add_epi16(p, _mm256_maddubs_epi16(w, a)))
+    }
+    #[inline(always)]
+    fn flush(self, sum: __m256i, p: __m256i, scale: __m256i) -> __m256i {
+        with!(_mm256_add_epi32(sum, _mm256_madd_epi16(p, scale)))
+    }
+    #[inline(always)]
+    fn part_to_i(self, p: __m256i) -> __m256i {
+        with!(_mm256_madd_epi16(p, _mm256_set1_epi16(1)))
+    }
+    #[inline(always)]
+    fn prep8(self, w: __m256i) -> (__m256i, __m256i) {
+        with!((_mm256_abs_epi8(w), w))
+    }
+    #[inline(always)]
+    fn dot8(self, sum: __m256i, w: (__m256i, __m256i), a: __m256i) -> __m256i {
+        // |w| <= 128 and |a| <= 127, so a pair of products is at most 32512.
+        with!(_mm256_add_epi32(
+            sum,
+            self.part_to_i(_mm256_maddubs_epi16(w.0, _mm256_sign_epi8(a, w.1)))
+        ))
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs_u8(self, p: *const u8) -> __m256i {
+        with!(_mm256_cvtepu8_epi16(_mm_loadu_si128(p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_pairs_i8(self, p: *const u8) -> __m256i {
+        with!(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn dup_pair(self, p: *const i16) -> __m256i {
+        with!(_mm256_set1_epi32(p.cast::<i32>().read_unaligned()))
+    }
+    #[inline(always)]
+    fn first(self, w: __m256i) -> __m256i {
+        with!(_mm256_shuffle_epi8(
+            w,
+            _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13
+            ))
+        ))
+    }
+    #[inline(always)]
+    fn second(self, w: __m256i) -> __m256i {
+        with!(_mm256_shuffle_epi8(
+            w,
+            _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15
+            ))
+        ))
+    }
+    #[inline(always)]
+    fn madd(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        with!(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b)))
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        with!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+    }
+}

@@ -1,0 +1,334 @@
+//! The vector operations that the CPU kernels are written in, once, for every instruction set.
+//!
+//! A kernel is generic over [`Simd`] and marked `#[inline(always)]`; [`dispatch`] runs it inside a function compiled
+//! for the chosen [`Level`]. Implementations are zero-sized tokens that exist only where the processor has the
+//! instructions, so arithmetic methods are safe; only loads and stores through pointers are not.
+//!
+//! [`Scalar`] is the meaning of every method, in plain arrays. It exists with 8 lanes (the layout of [`Avx2`]) and
+//! with 16 (the layout of [`Avx512`]), so that kernels over the wide layout are tested on any machine.
+
+use std::fmt;
+use std::str::FromStr;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
+pub use math::exp;
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
+pub use scalar::Scalar;
+
+/// Vectors of [`LANES`](Simd::LANES) lanes of 32 bits, seen as f32, i32, pairs of i16 or groups of four bytes.
+///
+/// In matrix kernels a lane is an output row: four consecutive `k` of one row are the four bytes of its lane, and the
+/// four activation bytes they meet are broadcast to all lanes.
+pub trait Simd: Copy + Send + Sync + 'static {
+    /// Lanes of 32 bits.
+    const LANES: usize;
+    /// Activation rows that an int8 kernel keeps in registers at once (a power of two).
+    const TILE: usize;
+    /// How many [`dot`](Simd::dot)s of 5-bit weights a [`Part`](Simd::Part) holds without overflow (at most 8).
+    const U5_DOTS: usize;
+    /// The same for 6-bit weights (at most 4).
+    const U6_DOTS: usize;
+    /// What is added to signed 8-bit weights when they are packed: 0, or 128 where the dot product wants them unsigned.
+    const I8_BIAS: u8;
+
+    /// `[f32; LANES]`.
+    type F: Copy;
+    /// `[i32; LANES]`.
+    type I: Copy;
+    /// `[[u8; 4]; LANES]`.
+    type B: Copy;
+    /// `[[i16; 2]; LANES]`.
+    type W: Copy;
+    /// A running sum of products of small unsigned weights and i8 activations, of at most 8 dots of 4-bit weights.
+    type Part: Copy;
+    /// A factor per lane for [`flush`](Simd::flush).
+    type Scale: Copy;
+    /// Signed 8-bit weights made ready for [`dot8`](Simd::dot8).
+    type W8: Copy;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F;
+    /// Loads `LANES` floats.
+    ///
+    /// # Safety
+    /// `p` is readable for `LANES` floats; no alignment is asked.
+    unsafe fn load(self, p: *const f32) -> Self::F;
+    /// Stores `LANES` floats.
+    ///
+    /// # Safety
+    /// `p` is writable for `LANES` floats.
+    unsafe fn store(self, p: *mut f32, v: Self::F);
+    /// Loads `LANES` half floats and widens them.
+    ///
+    /// # Safety
+    /// `p` is readable for `2 * LANES` bytes; no alignment is asked.
+    unsafe fn load_f16(self, p: *const u16) -> Self::F;
+    /// Loads `LANES` bfloat16 and widens them.
+    ///
+    /// # Safety
+    /// `p` is readable for `2 * LANES` bytes; no alignment is asked.
+    unsafe fn load_bf16(self, p: *const u16) -> Self::F;
+    /// `a + b`.
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a - b`.
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b`.
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`.
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `c - a * b`, rounded once.
+    fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Lane-wise maximum; unspecified for NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Lane-wise minimum; unspecified for NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { t } else { e }`, lane-wise.
+    fn select_lt(self, a: Self::F, b: Self::F, t: Self::F, e: Self::F) -> Self::F;
+    /// Sum of the lanes, in an unspecified order.
+    fn sum(self, v: Self::F) -> f32;
+    /// Largest lane.
+    fn hmax(self, v: Self::F) -> f32;
+
+    /// All lanes `x`.
+    fn isplat(self, x: i32) -> Self::I;
+    /// `a + b`, wrapping.
+    fn iadd(self, a: Self::I, b: Self::I) -> Self::I;
+    /// `a - b`, wrapping.
+    fn isub(self, a: Self::I, b: Self::I) -> Self::I;
+    /// `a << N`.
+    fn ishl<const N: u32>(self, a: Self::I) -> Self::I;
+    /// Nearest float.
+    fn to_f(self, a: Self::I) -> Self::F;
+    /// Nearest integer, ties to even.
+    fn to_i(self, a: Self::F) -> Self::I;
+    /// The same bits as floats.
+    fn bits_to_f(self, a: Self::I) -> Self::F;
+    /// Stores the low byte of each lane, lanes being in -128..=127.
+    ///
+    /// # Safety
+    /// `p` is writable for `LANES` bytes.
+    unsafe fn store_i8(self, p: *mut i8, a: Self::I);
+
+    /// Loads `4 * LANES` bytes.
+    ///
+    /// # Safety
+    /// `p` is readable for `4 * LANES` bytes; no alignment is asked.
+    unsafe fn load_b(self, p: *const u8) -> Self::B;
+    /// Four bytes, in every lane.
+    ///
+    /// # Safety
+    /// `p` is readable for four bytes; no alignment is asked.
+    unsafe fn dup4(self, p: *const i8) -> Self::B;
+    /// `(b >> N) & mask` of each byte.
+    fn bits_shr<const N: u32>(self, b: Self::B, mask: u8) -> Self::B;
+    /// `(b << N) & mask` of each byte.
+    fn bits_shl<const N: u32>(self, b: Self::B, mask: u8) -> Self::B;
+    /// `a | b`.
+    fn or(self, a: Self::B, b: Self::B) -> Self::B;
+
+    /// An empty sum.
+    fn part(self) -> Self::Part;
+    /// Adds, lane by lane, the four products of weights `w` (unsigned, at most 63) and activations `a` (-127..=127).
+    fn dot(self, p: Self::Part, w: Self::B, a: Self::B) -> Self::Part;
+    /// `sum + part * scale`.
+    fn flush(self, sum: Self::I, p: Self::Part, scale: Self::Scale) -> Self::I;
+    /// `part`, as i32.
+    fn part_to_i(self, p: Self::Part) -> Self::I;
+    /// Weights of [`dot8`](Simd::dot8): i8, plus [`I8_BIAS`](Simd::I8_BIAS).
+    fn prep8(self, w: Self::B) -> Self::W8;
+    /// Adds, lane by lane, the four products of weights (with their bias) and activations (-127..=127).
+    fn dot8(self, sum: Self::I, w: Self::W8, a: Self::B) -> Self::I;
+
+    /// Loads `2 * LANES` bytes as pairs of unsigned numbers.
+    ///
+    /// # Safety
+    /// `p` is readable for `2 * LANES` bytes; no alignment is asked.
+    unsafe fn load_pairs_u8(self, p: *const u8) -> Self::W;
+    /// Loads `2 * LANES` bytes as pairs of signed numbers.
+    ///
+    /// # Safety
+    /// `p` is readable for `2 * LANES` bytes; no alignment is asked.
+    unsafe fn load_pairs_i8(self, p: *const u8) -> Self::W;
+    /// One pair of i16, in every lane.
+    ///
+    /// # Safety
+    /// `p` is readable for four bytes; no alignment is asked.
+    unsafe fn dup_pair(self, p: *const i16) -> Self::W;
+    /// The first of each pair (-128..=255).
+    fn first(self, w: Self::W) -> Self::Scale;
+    /// The second of each pair (-128..=255).
+    fn second(self, w: Self::W) -> Self::Scale;
+    /// `sum + a.0 * b.0 + a.1 * b.1`.
+    fn madd(self, sum: Self::I, a: Self::W, b: Self::W) -> Self::I;
+
+    /// Stores the first `n` lanes.
+    ///
+    /// # Safety
+    /// `p` is writable for `n` floats, `n <= LANES`.
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, v: Self::F, n: usize) {
+        // SAFETY: the buffer has the widest vector's size; the caller vouches for `p`.
+        unsafe {
+            if n == Self::LANES {
+                self.store(p, v);
+            } else {
+                let mut all = [0f32; 16];
+                self.store(all.as_mut_ptr(), v);
+                std::ptr::copy_nonoverlapping(all.as_ptr(), p, n);
+            }
+        }
+    }
+    /// Hints that the cache line of `p` is read soon. `p` need not be readable.
+    fn prefetch(self, p: *const u8);
+}
+
+/// An instruction set that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Level {
+    /// Plain Rust, any processor.
+    Scalar,
+    /// Plain Rust over the 16-lane layout of [`Level::Avx512`]. It exists to test that layout's kernels anywhere.
+    ScalarWide,
+    /// AVX2, FMA, F16C.
+    Avx2,
+    /// AVX-512 F, BW, VL, DQ, VNNI.
+    Avx512,
+    /// Armv8.2 NEON with dot products.
+    Neon,
+}
+
+impl Level {
+    /// Every level that this processor can run, slowest first; [`Level::ScalarWide`] among them.
+    pub fn available() -> Vec<Level> {
+        let all = [Level::Scalar, Level::ScalarWide, Level::Avx2, Level::Avx512, Level::Neon];
+        all.into_iter().filter(|l| l.is_available()).collect()
+    }
+
+    /// The fastest level that this processor can run.
+    pub fn detect() -> Level {
+        let best = [Level::Avx512, Level::Avx2, Level::Neon];
+        best.into_iter().find(|l| l.is_available()).unwrap_or(Level::Scalar)
+    }
+
+    /// Whether this processor can run the level.
+    pub fn is_available(self) -> bool {
+        match self {
+            Level::Scalar | Level::ScalarWide => true,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => Avx2::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => Avx512::new().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => Neon::new().is_some(),
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// Lanes of 32 bits.
+    pub const fn lanes(self) -> usize {
+        match self {
+            Level::Scalar | Level::Avx2 => 8,
+            Level::ScalarWide | Level::Avx512 => 16,
+            Level::Neon => 4,
+        }
+    }
+
+    /// [`Simd::I8_BIAS`].
+    pub const fn i8_bias(self) -> u8 {
+        match self {
+            Level::Scalar | Level::Avx2 | Level::Neon => 0,
+            Level::ScalarWide | Level::Avx512 => 128,
+        }
+    }
+
+    /// [`Simd::TILE`].
+    pub const fn tile(self) -> usize {
+        match self {
+            Level::Scalar | Level::Avx2 => 4,
+            Level::ScalarWide | Level::Avx512 | Level::Neon => 8,
+        }
+    }
+
+    /// The name that [`Level::from_str`] reads.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Level::Scalar => "scalar",
+            Level::ScalarWide => "scalar16",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+            Level::Neon => "neon",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Level {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let all = [Level::Scalar, Level::ScalarWide, Level::Avx2, Level::Avx512, Level::Neon];
+        let found = all.into_iter().find(|l| l.name() == s);
+        found.ok_or_else(|| format!("unknown instruction set `{s}` (one of scalar, avx2, avx512, neon)"))
+    }
+}
+
+/// A computation written over any [`Simd`]. Mark `run` `#[inline(always)]`.
+pub trait Kernel {
+    /// What it returns.
+    type Out;
+    /// Runs it.
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+/// Runs `kernel` with the instructions of `level`.
+///
+/// # Panics
+/// When the processor lacks them.
+#[inline]
+pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
+    match level {
+        Level::Scalar => scalar8(kernel),
+        Level::ScalarWide => scalar16(kernel),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => avx2::enter(kernel, Avx2::new().expect("the processor has AVX2, FMA and F16C")),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => avx512::enter(kernel, Avx512::new().expect("the processor has AVX-512 with VNNI")),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => neon::enter(kernel, Neon::new().expect("the processor has NEON dot products")),
+        #[allow(unreachable_patterns)]
+        _ => panic!("this build has no {level} kernels"),
+    }
+}
+
+#[inline(never)]
+fn scalar8<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Scalar::<8>)
+}
+
+#[inline(never)]
+fn scalar16<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Scalar::<16>)
+}
