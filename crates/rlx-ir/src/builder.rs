@@ -1,0 +1,604 @@
+//! The builder: `Copy` value handles, scopes that follow checkpoint names, and diagnostics that
+//! are collected and returned all at once, so that model code has no `?` per line.
+
+use crate::graph::{Graph, ValueId};
+use crate::ops::*;
+use crate::{DType, Dim, Op, Shape, Type};
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+
+/// What went wrong while building, and where.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Diag {
+    /// Scope path of the model code.
+    pub scope: String,
+    /// The op or declaration.
+    pub what: String,
+    /// Types of its inputs.
+    pub ins: Vec<Type>,
+    /// The reason.
+    pub why: String,
+}
+
+impl fmt::Display for Diag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.scope.is_empty() {
+            write!(f, "{}: ", self.scope)?;
+        }
+        f.write_str(&self.what)?;
+        if !self.ins.is_empty() {
+            let ins: Vec<String> = self.ins.iter().map(|t| t.to_string()).collect();
+            write!(f, "({})", ins.join(", "))?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+/// Every mistake of one build.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub struct Diags(pub Vec<Diag>);
+
+impl fmt::Display for Diags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, d) in self.0.iter().enumerate() {
+            write!(f, "{}{d}", if i > 0 { "\n" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// The types a model is built with; weights have the types they have on disk.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Options {
+    /// Type of activations.
+    pub compute: DType,
+    /// Type of cached keys and values.
+    pub kv: DType,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { compute: DType::F32, kv: DType::F32 }
+    }
+}
+
+/// Looks up the type a parameter has on disk; an `Err` says why there is none.
+pub type ParamTypes<'a> = Box<dyn Fn(&str, &[Dim]) -> Result<DType, String> + 'a>;
+
+/// Builds a [`Graph`].
+pub struct Builder<'a> {
+    inner: RefCell<Inner>,
+    options: Options,
+    param_types: ParamTypes<'a>,
+}
+
+#[derive(Default)]
+struct Inner {
+    graph: Graph,
+    diags: Vec<Diag>,
+}
+
+/// A handle to a value under construction.
+#[derive(Clone, Copy)]
+pub struct Val<'g> {
+    b: &'g Builder<'g>,
+    id: ValueId,
+}
+
+/// A path of checkpoint names under which parameters are made.
+#[derive(Clone)]
+pub struct Scope<'g> {
+    b: &'g Builder<'g>,
+    path: String,
+}
+
+impl fmt::Debug for Val<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "%{}: {}", self.id.0, self.ty())
+    }
+}
+
+impl<'a> Builder<'a> {
+    /// A builder whose parameters all have type f32.
+    pub fn new(name: &str) -> Builder<'a> {
+        Builder::with(name, Options::default(), Box::new(|_, _| Ok(DType::F32)))
+    }
+
+    /// A builder with these options, asking `param_types` for the type of each parameter.
+    pub fn with(name: &str, options: Options, param_types: ParamTypes<'a>) -> Builder<'a> {
+        let graph = Graph { name: name.into(), ..Graph::default() };
+        Builder { inner: RefCell::new(Inner { graph, diags: vec![] }), options, param_types }
+    }
+
+    /// The types the model is built with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The graph, or every mistake made on the way.  `outputs` are named results.
+    pub fn finish(self, outputs: &[(&str, ValueId)]) -> Result<Graph, Diags> {
+        let Inner { mut graph, diags } = self.inner.into_inner();
+        if !diags.is_empty() {
+            return Err(Diags(diags));
+        }
+        graph.outputs = outputs.iter().map(|(n, v)| (Arc::from(*n), *v)).collect();
+        Ok(graph)
+    }
+
+    /// The graph with unnamed outputs `ids`.
+    pub fn finish_ids(self, ids: &[ValueId]) -> Result<Graph, Diags> {
+        let names: Vec<String> = (0..ids.len()).map(|i| i.to_string()).collect();
+        let outs: Vec<(&str, ValueId)> = names.iter().map(String::as_str).zip(ids.iter().copied()).collect();
+        self.finish(&outs)
+    }
+
+    /// The only place a node is born: infer, record, return handles.  A type error becomes a
+    /// diagnostic and poison values that silence their consumers.
+    pub fn emit<'g>(&'g self, scope: &str, op: impl Into<Op>, ins: &[Val<'g>]) -> Vec<Val<'g>> {
+        let op = op.into();
+        let mut inner = self.inner.borrow_mut();
+        let Inner { graph, diags } = &mut *inner;
+        let ids: Vec<ValueId> = ins.iter().map(|v| v.id).collect();
+        let tys: Vec<&Type> = ids.iter().map(|v| graph.ty(*v)).collect();
+        let types = if tys.contains(&&Type::Poison) {
+            vec![Type::Poison; 2]
+        } else {
+            op.infer(&tys).unwrap_or_else(|why| {
+                let ins = tys.iter().map(|t| (*t).clone()).collect();
+                diags.push(Diag { scope: scope.into(), what: op.name().into(), ins, why: why.to_string() });
+                vec![Type::Poison; 2]
+            })
+        };
+        graph.add_node(op, &ids, types, scope.into()).into_iter().map(|id| Val { b: self, id }).collect()
+    }
+
+    /// Records a mistake found by model code itself.
+    pub fn diag(&self, scope: &str, what: &str, why: impl Into<String>) {
+        let d = Diag { scope: scope.into(), what: what.into(), ins: vec![], why: why.into() };
+        self.inner.borrow_mut().diags.push(d);
+    }
+}
+
+impl<'g> Builder<'g> {
+    /// A graph input.
+    pub fn input(&'g self, name: &str, ty: Type) -> Val<'g> {
+        let id = self.inner.borrow_mut().graph.add_input(name, ty);
+        Val { b: self, id }
+    }
+
+    /// A parameter of a given type, under its full name.
+    pub fn param_value(&'g self, name: &str, ty: Type) -> Val<'g> {
+        let id = self.inner.borrow_mut().graph.add_param(name, ty);
+        Val { b: self, id }
+    }
+
+    /// False for the second output of an op that failed or has only one.
+    pub(crate) fn has_value(&self, v: ValueId) -> bool {
+        *self.inner.borrow().graph.ty(v) != Type::Poison
+    }
+
+    /// The segments input named `seg` over `S` sequences and `T` tokens.
+    pub fn segments(&'g self) -> Val<'g> {
+        self.input("seg", Type::Segments { count: Dim::sym("S"), tokens: Dim::sym("T") })
+    }
+
+    /// The scope with an empty path.
+    pub fn root(&'g self) -> Scope<'g> {
+        Scope { b: self, path: String::new() }
+    }
+
+    /// A value filled with one number, broadcast to `shape`.
+    pub fn full(&'g self, dtype: DType, shape: impl Into<Shape>, value: f64) -> Val<'g> {
+        let c = self.emit("", Constant { dtype, shape: vec![], data: vec![value] }, &[])[0];
+        c.broadcast_to(shape)
+    }
+
+    /// A constant tensor.
+    pub fn constant(&'g self, dtype: DType, shape: &[usize], data: Vec<f64>) -> Val<'g> {
+        self.emit("", Constant { dtype, shape: shape.to_vec(), data }, &[])[0]
+    }
+
+    /// `0, 1, 2, …` along one dimension.
+    pub fn iota(&'g self, dtype: DType, len: impl Into<Dim>) -> Val<'g> {
+        self.emit("", Iota { dtype, len: len.into() }, &[])[0]
+    }
+
+    /// A state resource (a [`Type::Cache`] or [`Type::State`]).
+    pub fn state(&'g self, name: &str, ty: Type) -> Val<'g> {
+        let id = self.inner.borrow_mut().graph.add_state(name, ty);
+        Val { b: self, id }
+    }
+
+    /// `new` is the value `state` has after the run.  A second writer is a mistake.
+    pub fn update(&'g self, state: Val<'g>, new: Val<'g>) {
+        let mut inner = self.inner.borrow_mut();
+        let Inner { graph, diags } = &mut *inner;
+        let Some(n) = graph.states.iter().position(|s| s.1 == state.id) else {
+            diags.push(Diag { scope: String::new(), what: "update".into(), ins: vec![], why: "the value is no state".into() });
+            return;
+        };
+        if graph.updates.iter().any(|u| u.0 == n as u32) {
+            let (what, why) = (format!("state {}", graph.states[n].0), "is written twice".to_owned());
+            diags.push(Diag { scope: String::new(), what, ins: vec![], why });
+            return;
+        }
+        graph.updates.push((n as u32, new.id));
+    }
+}
+
+impl<'g> Scope<'g> {
+    /// The scope `name` under this one.
+    pub fn at(&self, name: impl AsRef<str>) -> Scope<'g> {
+        Scope { b: self.b, path: self.join(name.as_ref()) }
+    }
+
+    /// The path.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The builder.
+    pub fn builder(&self) -> &'g Builder<'g> {
+        self.b
+    }
+
+    fn join(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    /// A parameter of this shape, with the type it has on disk.
+    pub fn param(&self, name: &str, shape: impl Into<Shape>) -> Val<'g> {
+        let (path, shape) = (self.join(name), shape.into());
+        let ty = match (self.b.param_types)(&path, &shape.0) {
+            Ok(dtype) => Type::Tensor(dtype, shape),
+            Err(why) => {
+                self.b.diag(&self.path, &path, why);
+                Type::Poison
+            }
+        };
+        let known = self.b.inner.borrow().graph.params.iter().find(|p| *p.name == *path).map(|p| p.value);
+        if let Some(id) = known {
+            let v = Val { b: self.b, id };
+            if v.ty() != ty && ty != Type::Poison && v.ty() != Type::Poison {
+                self.b.diag(&self.path, &path, format!("is asked for as {ty} and was {} before", v.ty()));
+            }
+            return v;
+        }
+        let id = self.b.inner.borrow_mut().graph.add_param(&path, ty);
+        Val { b: self.b, id }
+    }
+
+    /// An op on values, recorded under this scope; its first output.
+    pub fn emit(&self, op: impl Into<Op>, ins: &[Val<'g>]) -> Val<'g> {
+        self.b.emit(&self.path, op, ins)[0]
+    }
+
+    /// `x · Wᵀ` with `name.weight` of shape `[out, in]`.  x: […, in] → […, out].
+    pub fn linear(&self, name: &str, x: Val<'g>, out: usize) -> Val<'g> {
+        let w = self.param(&format!("{name}.weight"), [Dim::from(out), x.last_dim()]);
+        self.emit(Linear::plain(1), &[x, w])
+    }
+
+    /// [`Scope::linear`], plus `name.bias` of shape `[out]` when `bias` says so.
+    pub fn linear_bias(&self, name: &str, x: Val<'g>, out: usize, bias: bool) -> Val<'g> {
+        let y = self.linear(name, x, out);
+        if !bias {
+            return y;
+        }
+        let b = self.param(&format!("{name}.bias"), [out]);
+        self.emit(Binary { op: BinaryOp::Add }, &[y, b.cast(y.dtype())])
+    }
+
+    /// Root-mean-square norm over the last dimension with `name.weight`.
+    pub fn rms_norm(&self, name: &str, x: Val<'g>, eps: f64) -> Val<'g> {
+        let w = self.param(&format!("{name}.weight"), [x.last_dim()]);
+        self.emit(RmsNorm { eps }, &[x, w])
+    }
+
+    /// Appends `[T,K,D]` keys and values to the caches `k` and `v` of this scope; returns what the
+    /// caches then hold.
+    pub fn kv_cache(&self, key: Val<'g>, value: Val<'g>, seg: Val<'g>) -> (Val<'g>, Val<'g>) {
+        (self.cache("k", key, seg), self.cache("v", value, seg))
+    }
+
+    /// Appends rows to the cache `name` of this scope.
+    pub fn cache(&self, name: &str, rows: Val<'g>, seg: Val<'g>) -> Val<'g> {
+        let row = rows.shape().get(1..).unwrap_or_default().to_vec();
+        let state = self.b.state(&self.join(name), Type::Cache(self.b.options.kv, Shape(row)));
+        let new = self.emit(CacheAppend {}, &[state, rows, seg]);
+        self.b.update(state, new);
+        new
+    }
+}
+
+/// `x.exp()` and friends: one elementwise op each.
+macro_rules! unary_methods {
+    ($($(#[$doc:meta])* $name:ident => $op:ident),* $(,)?) => {
+        $($(#[$doc])* pub fn $name(self) -> Val<'g> { self.un(Unary { op: UnaryOp::$op }) })*
+    };
+}
+/// `x.max(y)` and friends.
+macro_rules! binary_methods {
+    ($($(#[$doc:meta])* $name:ident => $op:ident),* $(,)?) => {
+        $($(#[$doc])* pub fn $name(self, rhs: Val<'g>) -> Val<'g> { self.with(Binary { op: BinaryOp::$op }, &[rhs]) })*
+    };
+}
+
+impl<'g> Val<'g> {
+    /// Id in the graph.
+    pub fn id(self) -> ValueId {
+        self.id
+    }
+
+    /// The builder.
+    pub fn builder(self) -> &'g Builder<'g> {
+        self.b
+    }
+
+    /// The handle of value `id` of builder `b`.
+    pub fn from_id(b: &'g Builder<'g>, id: ValueId) -> Val<'g> {
+        Val { b, id }
+    }
+
+    /// Its type.
+    pub fn ty(self) -> Type {
+        self.b.inner.borrow().graph.ty(self.id).clone()
+    }
+
+    /// Dimensions of a tensor; empty for anything else.
+    pub fn shape(self) -> Vec<Dim> {
+        match self.ty() {
+            Type::Tensor(_, s) => s.0,
+            _ => vec![],
+        }
+    }
+
+    /// Dimension `axis`, or 0 when there is none.
+    pub fn dim(self, axis: usize) -> Dim {
+        self.shape().get(axis).cloned().unwrap_or(Dim::from(0))
+    }
+
+    /// Last dimension, or 0 for a scalar.
+    pub fn last_dim(self) -> Dim {
+        self.shape().last().cloned().unwrap_or(Dim::from(0))
+    }
+
+    /// Number of dimensions.
+    pub fn rank(self) -> usize {
+        self.shape().len()
+    }
+
+    /// Element type (f32 for a value that is no tensor).
+    pub fn dtype(self) -> DType {
+        match self.ty() {
+            Type::Tensor(d, _) => d,
+            _ => DType::F32,
+        }
+    }
+
+    fn scope(self) -> Arc<str> {
+        self.b.inner.borrow().graph.producer(self.id).map(|n| n.scope.clone()).unwrap_or_else(|| "".into())
+    }
+
+    /// `op` on this value and more; first output.
+    pub fn with(self, op: impl Into<Op>, more: &[Val<'g>]) -> Val<'g> {
+        self.with_all(op, more)[0]
+    }
+
+    /// `op` on this value and more; all outputs.
+    pub fn with_all(self, op: impl Into<Op>, more: &[Val<'g>]) -> Vec<Val<'g>> {
+        let mut ins = vec![self];
+        ins.extend_from_slice(more);
+        self.b.emit(&self.scope(), op, &ins)
+    }
+
+    fn un(self, op: impl Into<Op>) -> Val<'g> {
+        self.with(op, &[])
+    }
+
+    /// Gives the value a name under which it can be observed (see [`Graph::promote_taps`]).
+    pub fn tap(self, name: impl Into<String>) -> Val<'g> {
+        self.b.inner.borrow_mut().graph.taps.push((name.into().into(), self.id));
+        self
+    }
+
+    unary_methods! {
+        /// `-x`
+        neg => Neg,
+        /// `|x|`
+        abs => Abs,
+        /// `eˣ`
+        exp => Exp,
+        /// natural logarithm
+        log => Log,
+        /// `√x`
+        sqrt => Sqrt,
+        /// `1/√x`
+        rsqrt => Rsqrt,
+        /// `1/x`
+        recip => Recip,
+        /// `x²`
+        square => Square,
+        /// sine, radians
+        sin => Sin,
+        /// cosine, radians
+        cos => Cos,
+        /// hyperbolic tangent
+        tanh => Tanh,
+        /// error function
+        erf => Erf,
+        /// `1/(1+e⁻ˣ)`
+        sigmoid => Sigmoid,
+        /// `x·sigmoid(x)`
+        silu => Silu,
+        /// `x·Φ(x)`, exact
+        gelu => Gelu,
+        /// GELU by the tanh approximation
+        gelu_tanh => GeluTanh,
+        /// `max(x, 0)`
+        relu => Relu,
+        /// `log(1+eˣ)`
+        softplus => Softplus,
+        /// largest whole number ≤ x
+        floor => Floor,
+    }
+    binary_methods! {
+        /// elementwise maximum
+        maximum => Max,
+        /// elementwise minimum
+        minimum => Min,
+        /// `selfʳʰˢ`
+        pow => Pow,
+        /// `self < rhs`, bool
+        lt => Lt,
+        /// `self <= rhs`, bool
+        le => Le,
+        /// `self == rhs`, bool
+        eq => Eq,
+        /// logical and of bools
+        and => And,
+        /// logical or of bools
+        or => Or,
+    }
+
+    /// A constant of this value's type that broadcasts against it.
+    pub fn scalar(self, v: f64) -> Val<'g> {
+        self.b.constant(self.dtype(), &[], vec![v])
+    }
+
+    /// Converts elements.
+    pub fn cast(self, to: DType) -> Val<'g> {
+        if self.dtype() == to { self } else { self.un(Cast { to }) }
+    }
+
+    /// Picks `a` where this bool value is true, else `b`.
+    pub fn select(self, a: Val<'g>, b: Val<'g>) -> Val<'g> {
+        self.with(Select {}, &[a, b])
+    }
+
+    /// Same elements, other shape; the number of elements must be the same expression.
+    pub fn reshape(self, shape: impl Into<Shape>) -> Val<'g> {
+        self.un(Reshape { shape: shape.into().0 })
+    }
+
+    /// Dimension `i` of the result is dimension `axes[i]` of this.
+    pub fn permute(self, axes: &[usize]) -> Val<'g> {
+        self.un(Permute { axes: axes.to_vec() })
+    }
+
+    /// Repeats dimensions of size 1 (right-aligned) to reach `shape`.
+    pub fn broadcast_to(self, shape: impl Into<Shape>) -> Val<'g> {
+        let shape = shape.into();
+        if shape.0 == self.shape() { self } else { self.un(Broadcast { shape: shape.0 }) }
+    }
+
+    /// Elements `start .. start+len` along `axis`.
+    pub fn slice(self, axis: usize, start: impl Into<Dim>, len: impl Into<Dim>) -> Val<'g> {
+        self.un(Slice { axis, start: start.into(), len: len.into() })
+    }
+
+    /// This, then `more`, along `axis`.
+    pub fn concat(self, axis: usize, more: &[Val<'g>]) -> Val<'g> {
+        self.with(Concat { axis }, more)
+    }
+
+    /// Rows of this table: `[V, …]` at indices `[…i]` → `[…i, …]`, in type `to` (block formats
+    /// dequantise).
+    pub fn gather(self, index: Val<'g>, to: DType) -> Val<'g> {
+        self.with(Gather { to }, &[index])
+    }
+
+    /// Sum over `axes`, keeping them with size 1.
+    pub fn sum(self, axes: &[usize]) -> Val<'g> {
+        self.un(Reduce { op: ReduceOp::Sum, axes: axes.to_vec() })
+    }
+
+    /// Mean over `axes`, keeping them with size 1.
+    pub fn mean(self, axes: &[usize]) -> Val<'g> {
+        self.un(Reduce { op: ReduceOp::Mean, axes: axes.to_vec() })
+    }
+
+    /// Maximum over `axes`, keeping them with size 1.
+    pub fn max(self, axes: &[usize]) -> Val<'g> {
+        self.un(Reduce { op: ReduceOp::Max, axes: axes.to_vec() })
+    }
+
+    /// Mean over the last axis, kept with size 1.
+    pub fn mean_last(self) -> Val<'g> {
+        self.mean(&[self.rank().saturating_sub(1)])
+    }
+
+    /// Batched matrix product `[…,M,K] · […,K,N]`, leading dimensions broadcast.
+    pub fn matmul(self, rhs: Val<'g>) -> Val<'g> {
+        self.with(Matmul {}, &[rhs])
+    }
+
+    /// `self · wᵀ` with `w` of shape `[N,K]` in any weight type.
+    pub fn matmul_t(self, w: Val<'g>) -> Val<'g> {
+        self.with(Linear::plain(1), &[w])
+    }
+
+    /// Softmax over the last dimension.
+    pub fn softmax(self) -> Val<'g> {
+        self.un(Softmax {})
+    }
+
+    /// Table row of every token: `self` is tokens `[T]`, the result `[T,E]` in the compute type.
+    pub fn embed(self, table: Val<'g>) -> Val<'g> {
+        table.gather(self, self.b.options.compute)
+    }
+
+    /// `[…, H·D]` → `[…, H, D]`.
+    pub fn split_heads(self, heads: usize) -> Val<'g> {
+        let mut s = self.shape();
+        let last = s.pop().unwrap_or(Dim::from(0));
+        s.extend([Dim::from(heads), last.floor_div(heads.max(1) as u64)]);
+        self.reshape(s)
+    }
+
+    /// `[…, H, D]` → `[…, H·D]`.
+    pub fn merge_heads(self) -> Val<'g> {
+        let mut s = self.shape();
+        let (d, h) = (s.pop().unwrap_or(Dim::from(1)), s.pop().unwrap_or(Dim::from(1)));
+        s.push(h * d);
+        self.reshape(s)
+    }
+
+    /// Rotary embedding at `positions`; see [`Rope`].
+    pub fn rope(self, rope: &Rope, positions: Val<'g>) -> Val<'g> {
+        self.with(rope.clone(), &[positions])
+    }
+
+    /// Position of every token of these segments, u32 `[T]`.
+    pub fn positions(self) -> Val<'g> {
+        self.un(Positions {})
+    }
+
+    /// Attention of this query; see [`Attention`] for shapes.  `seg` for ragged sequences.
+    pub fn attend(self, key: Val<'g>, value: Val<'g>, seg: Option<Val<'g>>, op: Attention) -> Val<'g> {
+        let mut more = vec![key, value];
+        more.extend(seg);
+        self.with(op, &more)
+    }
+}
+
+macro_rules! operator {
+    ($($tr:ident $method:ident),*) => {$(
+        impl<'g> std::ops::$tr for Val<'g> {
+            type Output = Val<'g>;
+            fn $method(self, rhs: Val<'g>) -> Val<'g> { self.with(Binary { op: BinaryOp::$tr }, &[rhs]) }
+        }
+        impl<'g> std::ops::$tr<f64> for Val<'g> {
+            type Output = Val<'g>;
+            fn $method(self, rhs: f64) -> Val<'g> { self.with(Binary { op: BinaryOp::$tr }, &[self.scalar(rhs)]) }
+        }
+    )*};
+}
+operator!(Add add, Sub sub, Mul mul, Div div);
+impl<'g> std::ops::Neg for Val<'g> {
+    type Output = Val<'g>;
+    fn neg(self) -> Val<'g> {
+        self.un(Unary { op: UnaryOp::Neg })
+    }
+}

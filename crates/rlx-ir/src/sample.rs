@@ -1,0 +1,197 @@
+//! Conformance cases: small graphs with generated inputs, run by every backend against the
+//! interpreter.  Ops declare theirs in [`crate::OpDef::samples`].
+
+use crate::graph::ValueId;
+use crate::{Bindings, Builder, DType, Graph, Op, Segments, Tensor, Type, Val};
+
+/// How far a result may be from the reference.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub struct Tol {
+    /// Bound on `Σ(a−b)² / Σb²`.
+    pub nmse: f64,
+    /// Bound on `max |a−b|`, relative to `max(1, max |b|)`.
+    pub max: f64,
+}
+
+impl Tol {
+    /// Equal elements.
+    pub const EXACT: Tol = Tol { nmse: 0.0, max: 0.0 };
+    /// Plain f32 arithmetic on short chains.
+    pub const F32: Tol = Tol { nmse: 1e-12, max: 3e-6 };
+
+    /// A bound on the normalised mean squared error alone.
+    pub const fn nmse(nmse: f64) -> Tol {
+        Tol { nmse, max: f64::INFINITY }
+    }
+}
+
+/// How the elements of an input are drawn.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Gen {
+    /// Normal distribution with this standard deviation.
+    Normal(f64),
+    /// Uniform over `[lo, hi)`; whole numbers for integer types.
+    Uniform(f64, f64),
+    /// These elements exactly.
+    Values(Vec<f64>),
+}
+
+/// One call of a case.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Step {
+    /// Values of the symbols.
+    pub dims: Bindings,
+    /// The segments input, where the graph has one.
+    pub segments: Option<Segments>,
+}
+
+/// A graph, how to draw its inputs and parameters, the calls to make in order (states carry over
+/// from one to the next), and the tolerance of every output.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// `op/number`, or a name.
+    pub name: String,
+    /// The computation.
+    pub graph: Graph,
+    /// One per graph input; ignored for segments.
+    pub inputs: Vec<Gen>,
+    /// One per parameter.
+    pub params: Vec<Gen>,
+    /// Calls.
+    pub steps: Vec<Step>,
+    /// Tolerance.
+    pub tol: Tol,
+}
+
+/// Collects cases.
+#[derive(Clone, Default, Debug)]
+pub struct Samples {
+    /// What was collected.
+    pub cases: Vec<Case>,
+    op: &'static str,
+}
+
+/// The usual distribution for a type: normal for reals, small whole numbers for integers.
+pub fn default_gen(ty: &Type) -> Gen {
+    match ty {
+        Type::Tensor(DType::Bool, _) => Gen::Uniform(0.0, 2.0),
+        Type::Tensor(d, _) if d.is_int() => Gen::Uniform(0.0, 5.0),
+        _ => Gen::Normal(1.0),
+    }
+}
+
+impl Samples {
+    /// Names the op the next cases belong to.
+    pub fn set_op(&mut self, name: &'static str) {
+        self.op = name;
+    }
+
+    fn name(&self) -> String {
+        let n = self.cases.iter().filter(|c| c.name.split('/').next() == Some(self.op)).count();
+        format!("{}/{n}", self.op)
+    }
+
+    /// `op` on inputs of these types with all dimensions constant, default distributions.
+    pub fn op(&mut self, op: impl Into<Op>, types: &[Type], tol: Tol) {
+        let ins: Vec<(Type, Gen)> = types.iter().map(|t| (t.clone(), default_gen(t))).collect();
+        self.op_with(op, &ins, tol);
+    }
+
+    /// `op` on inputs of these types and distributions.  Weights (block types) become parameters.
+    pub fn op_with(&mut self, op: impl Into<Op>, ins: &[(Type, Gen)], tol: Tol) {
+        let (b, op) = (Builder::new("sample"), op.into());
+        let (mut gens, mut params) = (vec![], vec![]);
+        let ids: Vec<ValueId> = {
+            let mut vals = vec![];
+            for (i, (ty, g)) in ins.iter().enumerate() {
+                if let Type::Tensor(DType::Block(_), _) = ty {
+                    vals.push(b.param_value(&format!("w{i}"), ty.clone()));
+                    params.push(g.clone());
+                } else {
+                    vals.push(b.input(&format!("x{i}"), ty.clone()));
+                    gens.push(g.clone());
+                }
+            }
+            b.emit("", op, &vals).iter().map(|v| v.id()).filter(|v| b.has_value(*v)).collect()
+        };
+        self.push(b, &ids, gens, params, vec![Step { dims: Bindings::new(), segments: None }], tol);
+    }
+
+    /// A graph built by `f` (its result values are the outputs).  `gens` has one entry per input;
+    /// segments in `steps` feed the segments input and bind `S` and `T`.
+    pub fn graph(
+        &mut self,
+        gens: &[Gen],
+        steps: &[(Segments, &[(&str, u64)])],
+        tol: Tol,
+        f: impl for<'g> FnOnce(&'g Builder<'g>) -> Vec<Val<'g>>,
+    ) {
+        let b = Builder::new("sample");
+        let ids: Vec<ValueId> = f(&b).iter().map(|v| v.id()).collect();
+        let steps = steps
+            .iter()
+            .map(|(seg, dims)| {
+                let mut d = Bindings::new().with("S", seg.count() as u64).with("T", seg.tokens() as u64);
+                dims.iter().for_each(|(k, v)| d.set(k, *v));
+                Step { dims: d, segments: Some(seg.clone()) }
+            })
+            .collect();
+        self.push(b, &ids, gens.to_vec(), vec![], steps, tol);
+    }
+
+    fn push(&mut self, b: Builder<'_>, ids: &[ValueId], inputs: Vec<Gen>, mut params: Vec<Gen>, steps: Vec<Step>, tol: Tol) {
+        let name = self.name();
+        match b.finish_ids(ids) {
+            Ok(graph) => {
+                params.resize(graph.params.len(), Gen::Normal(1.0));
+                self.cases.push(Case { name, graph, inputs, params, steps, tol });
+            }
+            // A sample that does not type-check is a mistake in the op's file.
+            Err(d) => unreachable!("sample {name}: {d}"),
+        }
+    }
+}
+
+/// A small deterministic generator (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    /// 64 random bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `[0, 1)`.
+    pub fn uniform(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Standard normal.
+    pub fn normal(&mut self) -> f64 {
+        let (u, v) = (1.0 - self.uniform(), self.uniform());
+        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+    }
+}
+
+impl Gen {
+    /// Draws a tensor of this type and shape, rounded to what its storage holds.
+    pub fn draw(&self, rng: &mut Rng, dtype: DType, shape: &[usize]) -> Result<Tensor, crate::TensorError> {
+        let n = shape.iter().product();
+        let data = (0..n)
+            .map(|i| match self {
+                Gen::Normal(sd) => rng.normal() * sd,
+                Gen::Uniform(lo, hi) => {
+                    let v = lo + rng.uniform() * (hi - lo);
+                    if dtype.is_float() { v } else { v.floor() }
+                }
+                Gen::Values(v) => v[i % v.len()],
+            })
+            .collect();
+        Tensor::new(dtype, shape, data).stored()
+    }
+}
