@@ -10,5 +10,21 @@
 #![deny(missing_docs)]
 
 pub mod blocks;
+mod cursor;
+mod error;
+mod file;
+mod header;
+mod metadata;
+mod split;
+mod tensor;
+mod value;
+pub mod writer;
 
 pub use blocks::{BlockError, BlockFormat};
+pub use error::{GgufError, Origin};
+pub use file::Gguf;
+pub use header::Header;
+pub use metadata::Metadata;
+pub use tensor::{TensorInfo, TensorType};
+pub use value::{Array, FromValue, StringArray, Value};
+pub use writer::GgufWriter;

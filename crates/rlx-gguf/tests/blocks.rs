@@ -5,20 +5,14 @@ use safetensors::SafeTensors;
 use std::path::PathBuf;
 
 fn fixture(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/quants")
-        .join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quants").join(name);
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 fn floats(file: &[u8], name: &str) -> Vec<f32> {
     let tensors = SafeTensors::deserialize(file).unwrap();
     let data = tensors.tensor(name).unwrap().data();
-    data.as_chunks::<4>()
-        .0
-        .iter()
-        .map(|b| f32::from_le_bytes(*b))
-        .collect()
+    data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
 fn index() -> serde_json::Value {
@@ -29,10 +23,7 @@ fn index() -> serde_json::Value {
 fn formats() -> Vec<(BlockFormat, serde_json::Value)> {
     let index = index();
     let types = index["types"].as_object().unwrap();
-    types
-        .iter()
-        .filter_map(|(name, t)| Some((BlockFormat::from_name(name)?, t.clone())))
-        .collect()
+    types.iter().filter_map(|(name, t)| Some((BlockFormat::from_name(name)?, t.clone()))).collect()
 }
 
 /// A fixed noise in -1..1, for tests that need any input.
@@ -59,12 +50,7 @@ fn dequantisers_are_bit_exact() {
         format.dequantize(&blocks, &mut values).unwrap();
         for (i, (got, want)) in values.iter().zip(&expected).enumerate() {
             let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
-            assert!(
-                same,
-                "{format}: block {}, element {}: {got:e} is not {want:e}",
-                i / format.block_len(),
-                i % format.block_len()
-            );
+            assert!(same, "{format}: block {}, element {}: {got:e} is not {want:e}", i / format.block_len(), i % format.block_len());
         }
     }
 }
@@ -80,11 +66,7 @@ fn quantisers_give_the_bytes_of_the_reference() {
             continue;
         }
         seen += 1;
-        let expected = tensors
-            .tensor(&format!("{format}.bytes"))
-            .unwrap()
-            .data()
-            .to_vec();
+        let expected = tensors.tensor(&format!("{format}.bytes")).unwrap().data().to_vec();
         let mut bytes = vec![0; format.row_bytes(input.len()).unwrap()];
         format.quantize(&input, &mut bytes).unwrap();
         let n = format.block_bytes();
@@ -104,20 +86,12 @@ fn layout_agrees_with_the_reference() {
         assert_eq!(entry["ggml_type"], format.ggml_type(), "{format}");
     }
     for format in BlockFormat::ALL {
-        assert_eq!(
-            BlockFormat::from_ggml_type(format.ggml_type()),
-            Some(*format)
-        );
+        assert_eq!(BlockFormat::from_ggml_type(format.ggml_type()), Some(*format));
         assert_eq!(BlockFormat::from_name(format.name()), Some(*format));
         // The decoder's own idea of the sizes: one block must decode completely.
         let mut values = vec![f32::NAN; format.block_len()];
-        format
-            .dequantize(&vec![0; format.block_bytes()], &mut values)
-            .unwrap();
-        assert!(
-            values.iter().all(|v| v.is_finite()),
-            "{format} leaves elements unwritten"
-        );
+        format.dequantize(&vec![0; format.block_bytes()], &mut values).unwrap();
+        assert!(values.iter().all(|v| v.is_finite()), "{format} leaves elements unwritten");
     }
 }
 
@@ -132,17 +106,8 @@ fn row_bytes_refuses_partial_blocks_and_overflow() {
 #[test]
 fn lengths_that_do_not_match_are_errors() {
     let mut values = [0.0; 64];
-    let error = BlockFormat::Q4_0
-        .dequantize(&[0; 18], &mut values)
-        .unwrap_err();
-    assert_eq!(
-        error,
-        BlockError::Length {
-            format: BlockFormat::Q4_0,
-            bytes: 18,
-            elements: 64
-        }
-    );
+    let error = BlockFormat::Q4_0.dequantize(&[0; 18], &mut values).unwrap_err();
+    assert_eq!(error, BlockError::Length { format: BlockFormat::Q4_0, bytes: 18, elements: 64 });
     assert!(BlockFormat::Q4_0.dequantize(&[0; 35], &mut values).is_err());
     assert!(BlockFormat::Q4_0.dequantize(&[0; 36], &mut values).is_ok());
     assert!(BlockFormat::Q4_0.quantize(&values, &mut [0; 18]).is_err());
@@ -151,9 +116,7 @@ fn lengths_that_do_not_match_are_errors() {
 
 #[test]
 fn formats_without_quantiser_name_themselves_and_the_alternatives() {
-    let error = BlockFormat::IQ2XXS
-        .quantize(&[0.0; 256], &mut [0; 66])
-        .unwrap_err();
+    let error = BlockFormat::IQ2XXS.quantize(&[0.0; 256], &mut [0; 66]).unwrap_err();
     assert_eq!(error, BlockError::NoQuantizer(BlockFormat::IQ2XXS));
     let text = error.to_string();
     assert!(text.contains("IQ2_XXS") && text.contains("Q4_K"), "{text}");
@@ -165,11 +128,7 @@ fn round_trip_error(format: BlockFormat, x: &[f32]) -> f64 {
     let mut y = vec![0.0; x.len()];
     format.quantize(x, &mut bytes).unwrap();
     format.dequantize(&bytes, &mut y).unwrap();
-    let error: f64 = x
-        .iter()
-        .zip(&y)
-        .map(|(a, b)| f64::from(a - b).powi(2))
-        .sum();
+    let error: f64 = x.iter().zip(&y).map(|(a, b)| f64::from(a - b).powi(2)).sum();
     let power: f64 = x.iter().map(|a| f64::from(*a).powi(2)).sum();
     (error / power).sqrt()
 }
@@ -193,14 +152,8 @@ fn quantisation_error_is_what_the_bits_allow() {
     for (format, limit) in limits {
         let error = round_trip_error(format, &x);
         eprintln!("{format}: relative error {error:.4}");
-        assert!(
-            error < limit,
-            "{format}: relative error {error} above {limit}"
-        );
-        assert!(
-            error > limit / 3.0,
-            "{format}: relative error {error}: the limit {limit} says nothing"
-        );
+        assert!(error < limit, "{format}: relative error {error} above {limit}");
+        assert!(error > limit / 3.0, "{format}: relative error {error}: the limit {limit} says nothing");
     }
 }
 
@@ -228,9 +181,6 @@ fn quantisers_survive_zeros_extremes_and_nan() {
         }
         format.quantize(&rows[0], &mut bytes).unwrap();
         format.dequantize(&bytes, &mut values).unwrap();
-        assert!(
-            values.iter().all(|v| *v == 0.0),
-            "{format} turns zeros into something else"
-        );
+        assert!(values.iter().all(|v| *v == 0.0), "{format} turns zeros into something else");
     }
 }

@@ -139,11 +139,12 @@ impl Samples {
         self.push(b, &ids, gens.to_vec(), vec![], steps, tol);
     }
 
-    fn push(&mut self, b: Builder<'_>, ids: &[ValueId], inputs: Vec<Gen>, mut params: Vec<Gen>, steps: Vec<Step>, tol: Tol) {
+    fn push(&mut self, b: Builder<'_>, ids: &[ValueId], mut inputs: Vec<Gen>, mut params: Vec<Gen>, steps: Vec<Step>, tol: Tol) {
         let name = self.name();
         match b.finish_ids(ids) {
             Ok(graph) => {
                 params.resize(graph.params.len(), Gen::Normal(1.0));
+                inputs.resize(graph.inputs.len(), Gen::Normal(1.0));
                 self.cases.push(Case { name, graph, inputs, params, steps, tol });
             }
             // A sample that does not type-check is a mistake in the op's file.

@@ -33,35 +33,42 @@ pub struct ParseError {
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Numbers in order of appearance, so that the text does not depend on how ids were handed out.
+        let ids = self.inputs.iter().map(|i| i.1).chain(self.params.iter().map(|p| p.value)).chain(self.states.iter().map(|s| s.1));
+        let ids = ids.chain(self.nodes.iter().flat_map(|n| n.outs.iter().copied()));
+        let mut number = vec![u32::MAX; self.values.len()];
+        ids.enumerate().for_each(|(i, v)| number[v.index()] = i as u32);
+        let n = |v: &ValueId| number[v.index()];
+        let list = |ids: &[ValueId]| ids.iter().map(|v| format!("%{}", n(v))).collect::<Vec<_>>().join(", ");
+
         write!(f, "func @{}(", self.name)?;
         for (i, (name, v)) in self.inputs.iter().enumerate() {
-            write!(f, "{}%{} {name}: {}", if i > 0 { ", " } else { "" }, v.0, self.ty(*v))?;
+            write!(f, "{}%{} {name}: {}", if i > 0 { ", " } else { "" }, n(v), self.ty(*v))?;
         }
         f.write_str(") {\n")?;
         for p in &self.params {
-            writeln!(f, "  param %{} {}: {}", p.value.0, p.name, self.ty(p.value))?;
+            writeln!(f, "  param %{} {}: {}", n(&p.value), p.name, self.ty(p.value))?;
         }
         for (name, v) in &self.states {
-            writeln!(f, "  state %{} {name}: {}", v.0, self.ty(*v))?;
+            writeln!(f, "  state %{} {name}: {}", n(v), self.ty(*v))?;
         }
         let mut scope: &str = "";
-        for n in &self.nodes {
-            if &*n.scope != scope {
-                scope = &n.scope;
+        for node in &self.nodes {
+            if &*node.scope != scope {
+                scope = &node.scope;
                 writeln!(f, "  scope {scope}")?;
             }
-            let list = |ids: &[ValueId]| ids.iter().map(|v| format!("%{}", v.0)).collect::<Vec<_>>().join(", ");
-            write!(f, "  {} = {} {}", list(&n.outs), n.op.name(), list(&n.ins))?;
-            f.write_str(&attributes(&n.op))?;
-            let types: Vec<String> = n.outs.iter().map(|v| self.ty(*v).to_string()).collect();
+            write!(f, "  {} = {} {}", list(&node.outs), node.op.name(), list(&node.ins))?;
+            f.write_str(&attributes(&node.op))?;
+            let types: Vec<String> = node.outs.iter().map(|v| self.ty(*v).to_string()).collect();
             writeln!(f, " : {}", types.join("; "))?;
         }
         for (s, v) in &self.updates {
-            writeln!(f, "  update %{} = %{}", self.states[*s as usize].1.0, v.0)?;
+            writeln!(f, "  update %{} = %{}", n(&self.states[*s as usize].1), n(v))?;
         }
-        for (word, list) in [("return", &self.outputs), ("tap", &self.taps)] {
-            for (name, v) in list {
-                writeln!(f, "  {word} %{} {name}", v.0)?;
+        for (word, named) in [("return", &self.outputs), ("tap", &self.taps)] {
+            for (name, v) in named {
+                writeln!(f, "  {word} %{} {name}", n(v))?;
             }
         }
         f.write_str("}\n")

@@ -52,9 +52,7 @@ pub enum TextError {
         known: String,
     },
     /// Text that the vocabulary cannot express.
-    #[error(
-        "no token for byte 0x{byte:02X} and no unknown token in the vocabulary; the text cannot be encoded"
-    )]
+    #[error("no token for byte 0x{byte:02X} and no unknown token in the vocabulary; the text cannot be encoded")]
     NoToken {
         /// The byte without a token.
         byte: u8,
@@ -115,15 +113,9 @@ fn at(line: &Option<usize>) -> String {
 
 impl TextError {
     pub(crate) fn vocab(field: &'static str, reason: impl Into<String>) -> Self {
-        Self::Vocab {
-            field,
-            reason: reason.into(),
-        }
+        Self::Vocab { field, reason: reason.into() }
     }
     pub(crate) fn json(what: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::TokenizerJson {
-            what: what.into(),
-            reason: reason.into(),
-        }
+        Self::TokenizerJson { what: what.into(), reason: reason.into() }
     }
 }

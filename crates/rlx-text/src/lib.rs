@@ -18,7 +18,10 @@ pub mod stream;
 pub mod tokenizer;
 pub mod tools;
 
+pub use chat::{ChatTemplate, Message};
 pub use error::{Result, TextError};
+pub use sample::{Sampler, SamplerParams};
 
 pub use stream::{StopMatcher, TextStream};
 pub use tokenizer::{GgufVocab, SpecialToken, Tokenizer};
+pub use tools::{ToolCall, ToolConvention, ToolPart, ToolStream};

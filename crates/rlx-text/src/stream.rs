@@ -30,14 +30,7 @@ pub struct TextStream<T> {
 impl<T: Borrow<Tokenizer>> TextStream<T> {
     /// A stream at its beginning; `skip_special` leaves control tokens out of the text.
     pub fn new(tokenizer: T, skip_special: bool) -> Self {
-        Self {
-            tokenizer,
-            skip_special,
-            pending: Vec::new(),
-            window: Vec::new(),
-            emitted: 0,
-            prefix: String::new(),
-        }
+        Self { tokenizer, skip_special, pending: Vec::new(), window: Vec::new(), emitted: 0, prefix: String::new() }
     }
 
     /// Takes one id; the text that became certain with it, if any.
@@ -56,13 +49,12 @@ impl<T: Borrow<Tokenizer>> TextStream<T> {
     /// The decoder of a `tokenizer.json` failed.
     pub fn push_into(&mut self, id: u32, out: &mut String) -> Result<()> {
         let tokenizer = self.tokenizer.borrow();
-        if self.skip_special && tokenizer.is_control(id) {
+        if tokenizer.token(id).is_none() || (self.skip_special && tokenizer.is_control(id)) {
             return Ok(());
         }
         match tokenizer.decoding() {
             Decoding::Bytes => {
-                self.pending
-                    .extend_from_slice(tokenizer.token_bytes(id).unwrap_or_default());
+                self.pending.extend_from_slice(tokenizer.token_bytes(id).unwrap_or_default());
                 drain_utf8(&mut self.pending, out);
                 Ok(())
             }
@@ -88,10 +80,7 @@ impl<T: Borrow<Tokenizer>> TextStream<T> {
         let mut out = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending.clear();
         if self.window.len() > self.emitted {
-            let text = self
-                .tokenizer
-                .borrow()
-                .decode(&self.window, self.skip_special)?;
+            let text = self.tokenizer.borrow().decode(&self.window, self.skip_special)?;
             out.push_str(behind(&text, &self.prefix));
         }
         self.window.clear();
@@ -109,10 +98,7 @@ impl<T: Borrow<Tokenizer>> TextStream<T> {
         out.push_str(new);
         self.window.drain(..self.emitted);
         self.emitted = self.window.len();
-        self.prefix = self
-            .tokenizer
-            .borrow()
-            .decode(&self.window, self.skip_special)?;
+        self.prefix = self.tokenizer.borrow().decode(&self.window, self.skip_special)?;
         Ok(())
     }
 }
@@ -155,16 +141,8 @@ pub struct StopMatcher {
 impl StopMatcher {
     /// Watches for `stops`; empty strings among them are ignored.
     pub fn new(stops: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        let stops = stops
-            .into_iter()
-            .map(Into::into)
-            .filter(|s: &String| !s.is_empty())
-            .collect();
-        Self {
-            stops,
-            held: String::new(),
-            stopped: None,
-        }
+        let stops = stops.into_iter().map(Into::into).filter(|s: &String| !s.is_empty()).collect();
+        Self { stops, held: String::new(), stopped: None }
     }
 
     /// Takes more text; returns what is certainly before any stop string.  Nothing after one.
@@ -174,9 +152,7 @@ impl StopMatcher {
         }
         self.held.push_str(text);
         // A longer stop string that began earlier and is still unfinished comes first in the text.
-        let hold_from = (0..self.held.len())
-            .find(|&at| self.may_begin_stop(at))
-            .unwrap_or(self.held.len());
+        let hold_from = (0..self.held.len()).find(|&at| self.may_begin_stop(at)).unwrap_or(self.held.len());
         let keep = match self.first_hit() {
             Some((at, which)) if at <= hold_from => {
                 self.stopped = Some(which);
@@ -203,26 +179,19 @@ impl StopMatcher {
 
     /// Where the leftmost stop string in the held text begins, and which it is.
     fn first_hit(&self) -> Option<(usize, usize)> {
-        let found =
-            |(which, stop): (usize, &String)| self.held.find(stop.as_str()).map(|at| (at, which));
+        let found = |(which, stop): (usize, &String)| self.held.find(stop.as_str()).map(|at| (at, which));
         self.stops.iter().enumerate().filter_map(found).min()
     }
 
     /// The stop string that was found.
     pub fn stopped(&self) -> Option<&str> {
-        self.stopped
-            .and_then(|which| self.stops.get(which))
-            .map(String::as_str)
+        self.stopped.and_then(|which| self.stops.get(which)).map(String::as_str)
     }
 
     /// Whether all text from byte `at` on is a proper beginning of a stop string.
     fn may_begin_stop(&self, at: usize) -> bool {
         let tail = self.held.get(at..);
-        tail.is_some_and(|tail| {
-            self.stops
-                .iter()
-                .any(|stop| stop.len() > tail.len() && stop.starts_with(tail))
-        })
+        tail.is_some_and(|tail| self.stops.iter().any(|stop| stop.len() > tail.len() && stop.starts_with(tail)))
     }
 }
 

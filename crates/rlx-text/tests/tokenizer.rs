@@ -11,58 +11,24 @@ use rlx_text::{GgufVocab, TextStream, Tokenizer};
 /// Compares every recorded case of `dir/expected.json`; returns how many there were.
 fn check(tokenizer: &Tokenizer, dir: &Path) -> usize {
     let expected = json(dir.join("expected.json"));
-    assert_eq!(
-        tokenizer.vocab_size() as u64,
-        expected["vocab_size"].as_u64().expect("a size")
-    );
+    assert_eq!(tokenizer.vocab_size() as u64, expected["vocab_size"].as_u64().expect("a size"));
     let cases = expected["cases"].as_array().expect("a list");
     for case in cases {
         let text = case["text"].as_str().expect("text");
         let (full, bare) = (ids(&case["ids"]), ids(&case["ids_without_special"]));
-        assert_eq!(
-            tokenizer.encode(text, true).expect("encodes"),
-            full,
-            "{dir:?} {text:?} with special"
-        );
-        assert_eq!(
-            tokenizer.encode(text, false).expect("encodes"),
-            bare,
-            "{dir:?} {text:?}"
-        );
-        assert_eq!(
-            tokenizer.decode(&bare, false).expect("decodes"),
-            case["decoded"],
-            "{dir:?} {text:?}"
-        );
-        assert_eq!(
-            tokenizer.decode(&full, true).expect("decodes"),
-            case["decoded_skip_special"],
-            "{dir:?} {text:?}"
-        );
+        assert_eq!(tokenizer.encode(text, true).expect("encodes"), full, "{dir:?} {text:?} with special");
+        assert_eq!(tokenizer.encode(text, false).expect("encodes"), bare, "{dir:?} {text:?}");
+        assert_eq!(tokenizer.decode(&bare, false).expect("decodes"), case["decoded"], "{dir:?} {text:?}");
+        assert_eq!(tokenizer.decode(&full, true).expect("decodes"), case["decoded_skip_special"], "{dir:?} {text:?}");
         for (&id, spelled) in bare.iter().zip(case["tokens"].as_array().expect("a list")) {
             // For what it does not know the reference lists the text itself.
-            assert!(
-                tokenizer.token(id).expect("a token") == spelled || Some(id) == tokenizer.unk(),
-                "{id} {spelled}"
-            );
+            assert!(tokenizer.token(id).expect("a token") == spelled || Some(id) == tokenizer.unk(), "{id} {spelled}");
         }
-        assert_eq!(
-            streamed(tokenizer, &bare, false),
-            case["decoded"],
-            "{dir:?} {text:?}"
-        );
-        assert_eq!(
-            streamed(tokenizer, &full, true),
-            case["decoded_skip_special"],
-            "{dir:?} {text:?}"
-        );
+        assert_eq!(streamed(tokenizer, &bare, false), case["decoded"], "{dir:?} {text:?}");
+        assert_eq!(streamed(tokenizer, &full, true), case["decoded_skip_special"], "{dir:?} {text:?}");
     }
     for case in expected["streaming_decode"].as_array().expect("a list") {
-        stepwise(
-            tokenizer,
-            &ids(&case["ids"]),
-            case["stepwise"].as_array().expect("a list"),
-        );
+        stepwise(tokenizer, &ids(&case["ids"]), case["stepwise"].as_array().expect("a list"));
     }
     cases.len()
 }
@@ -75,13 +41,9 @@ fn stepwise(tokenizer: &Tokenizer, ids: &[u32], steps: &[serde_json::Value]) {
         let step = step.as_str().expect("text");
         assert_eq!(tokenizer.decode(&ids[..=n], false).expect("decodes"), step);
         emitted += &stream.push(id).expect("decodes").unwrap_or_default();
-        assert!(
-            step.starts_with(&emitted),
-            "{emitted:?} is not the beginning of {step:?}"
-        );
+        assert!(step.starts_with(&emitted), "{emitted:?} is not the beginning of {step:?}");
         assert!(!emitted.contains('\u{FFFD}'));
-        if !step.ends_with('\u{FFFD}') && tokenizer.token(id).is_some_and(|t| !t.starts_with("<0x"))
-        {
+        if !step.ends_with('\u{FFFD}') && tokenizer.token(id).is_some_and(|t| !t.starts_with("<0x")) {
             assert_eq!(emitted, step, "whole characters are emitted at once");
         }
     }
@@ -109,13 +71,7 @@ fn from_gguf(dir: &Path) -> Tokenizer {
 #[test]
 fn committed_qwen2_from_json_and_from_gguf() {
     let dir = qwen2();
-    assert_eq!(
-        check(
-            &Tokenizer::from_file(dir.join("tokenizer.json")).expect("loads"),
-            &dir
-        ),
-        78
-    );
+    assert_eq!(check(&Tokenizer::from_file(dir.join("tokenizer.json")).expect("loads"), &dir), 78);
     assert_eq!(check(&from_gguf(&dir), &dir), 78);
 }
 
@@ -126,13 +82,7 @@ fn every_shared_kind_from_json() {
     };
     for kind in ["qwen2", "llama3", "gemma", "llama2", "t5", "bert"] {
         let dir = root.join(kind);
-        assert!(
-            check(
-                &Tokenizer::from_file(dir.join("tokenizer.json")).expect("loads"),
-                &dir
-            ) >= 75,
-            "{kind}"
-        );
+        assert!(check(&Tokenizer::from_file(dir.join("tokenizer.json")).expect("loads"), &dir) >= 75, "{kind}");
     }
 }
 
@@ -163,10 +113,7 @@ fn shared_chat_model_encodes_its_recorded_prompts() {
     for case in cases.as_array().expect("a list") {
         for tokenizer in &all {
             let prompt = case["prompt"].as_str().expect("text");
-            assert_eq!(
-                tokenizer.encode(prompt, false).expect("encodes"),
-                ids(&case["prompt_ids"])
-            );
+            assert_eq!(tokenizer.encode(prompt, false).expect("encodes"), ids(&case["prompt_ids"]));
         }
     }
 }
@@ -174,23 +121,10 @@ fn shared_chat_model_encodes_its_recorded_prompts() {
 #[test]
 fn control_tokens_in_ordinary_text_are_not_parsed() {
     let dir = qwen2();
-    for t in [
-        Tokenizer::from_file(dir.join("tokenizer.json")).expect("loads"),
-        from_gguf(&dir),
-    ] {
-        let (start, think) = (
-            t.id("<|im_start|>").expect("there"),
-            t.id("<think>").expect("there"),
-        );
+    for t in [Tokenizer::from_file(dir.join("tokenizer.json")).expect("loads"), from_gguf(&dir)] {
+        let (start, think) = (t.id("<|im_start|>").expect("there"), t.id("<think>").expect("there"));
         let text = "<|im_start|>a<think>";
-        assert_eq!(
-            t.encode(text, false)
-                .expect("encodes")
-                .iter()
-                .filter(|&&id| id == start)
-                .count(),
-            1
-        );
+        assert_eq!(t.encode(text, false).expect("encodes").iter().filter(|&&id| id == start).count(), 1);
         let ordinary = t.encode_ordinary(text).expect("encodes");
         assert!(!ordinary.contains(&start));
         assert!(ordinary.contains(&think), "added words are text");
@@ -201,10 +135,7 @@ fn control_tokens_in_ordinary_text_are_not_parsed() {
 #[test]
 fn roles_and_bytes_agree_between_json_and_gguf() {
     let dir = qwen2();
-    let (a, b) = (
-        Tokenizer::from_file(dir.join("tokenizer.json")).expect("loads"),
-        from_gguf(&dir),
-    );
+    let (a, b) = (Tokenizer::from_file(dir.join("tokenizer.json")).expect("loads"), from_gguf(&dir));
     assert_eq!(a.eos(), a.id("<|im_end|>"));
     assert_eq!((a.bos(), a.eos(), a.pad()), (None, b.eos(), b.pad()));
     assert_eq!(a.special_tokens(), b.special_tokens());
@@ -213,10 +144,7 @@ fn roles_and_bytes_agree_between_json_and_gguf() {
         assert_eq!(a.token_bytes(id), b.token_bytes(id), "token {id}");
     }
     assert_eq!(a.token_bytes(a.id("Ġ").expect("there")), Some(&b" "[..]));
-    assert_eq!(
-        (a.token_bytes(1100), b.token_bytes(1100), b.token(u32::MAX)),
-        (None, None, None)
-    );
+    assert_eq!((a.token_bytes(1100), b.token_bytes(1100), b.token(u32::MAX)), (None, None, None));
 }
 
 #[test]
@@ -224,23 +152,13 @@ fn bytes_of_sentencepiece_and_wordpiece_tokens() {
     let Some(root) = shared("oracle/lm/fixtures/tokenizers") else {
         return;
     };
-    let load =
-        |kind: &str| Tokenizer::from_file(root.join(kind).join("tokenizer.json")).expect("loads");
+    let load = |kind: &str| Tokenizer::from_file(root.join(kind).join("tokenizer.json")).expect("loads");
     let llama = load("llama2");
-    assert_eq!(
-        llama.token_bytes(llama.id("<0x0A>").expect("there")),
-        Some(&b"\n"[..])
-    );
-    assert_eq!(
-        llama.token_bytes(llama.id("▁the").expect("there")),
-        Some(&b" the"[..])
-    );
+    assert_eq!(llama.token_bytes(llama.id("<0x0A>").expect("there")), Some(&b"\n"[..]));
+    assert_eq!(llama.token_bytes(llama.id("▁the").expect("there")), Some(&b" the"[..]));
     assert_eq!(llama.bos(), llama.id("<s>"));
     let bert = load("bert");
-    assert_eq!(
-        bert.token_bytes(bert.id("##s").expect("there")),
-        Some(&b"s"[..])
-    );
+    assert_eq!(bert.token_bytes(bert.id("##s").expect("there")), Some(&b"s"[..]));
 }
 
 proptest! {
@@ -267,27 +185,17 @@ proptest! {
 
 fn both() -> &'static (Tokenizer, Tokenizer) {
     static BOTH: std::sync::OnceLock<(Tokenizer, Tokenizer)> = std::sync::OnceLock::new();
-    BOTH.get_or_init(|| {
-        (
-            Tokenizer::from_file(qwen2().join("tokenizer.json")).expect("loads"),
-            from_gguf(&qwen2()),
-        )
-    })
+    BOTH.get_or_init(|| (Tokenizer::from_file(qwen2().join("tokenizer.json")).expect("loads"), from_gguf(&qwen2())))
 }
 
 /// The committed tokenizer both ways and, where they are checked out, the shared kinds.
 fn streaming_kinds() -> &'static [Tokenizer] {
     static ALL: std::sync::OnceLock<Vec<Tokenizer>> = std::sync::OnceLock::new();
     ALL.get_or_init(|| {
-        let mut all = vec![
-            Tokenizer::from_file(qwen2().join("tokenizer.json")).expect("loads"),
-            from_gguf(&qwen2()),
-        ];
+        let mut all = vec![Tokenizer::from_file(qwen2().join("tokenizer.json")).expect("loads"), from_gguf(&qwen2())];
         if let Some(root) = shared("oracle/lm/fixtures/tokenizers") {
             let kinds = ["llama3", "gemma", "llama2", "t5", "bert"];
-            all.extend(kinds.map(|k| {
-                Tokenizer::from_file(root.join(k).join("tokenizer.json")).expect("loads")
-            }));
+            all.extend(kinds.map(|k| Tokenizer::from_file(root.join(k).join("tokenizer.json")).expect("loads")));
         }
         all
     })
@@ -296,24 +204,11 @@ fn streaming_kinds() -> &'static [Tokenizer] {
 /// A sound vocabulary of three tokens and one merge, changed by `f`.
 fn broken(f: impl FnOnce(&mut GgufVocab)) -> String {
     let tokens = ["a", "b", "ab"].map(String::from).to_vec();
-    let mut vocab = GgufVocab {
-        model: "gpt2".into(),
-        pre: Some("qwen2".into()),
-        tokens,
-        merges: vec!["a b".into()],
-        ..GgufVocab::default()
-    };
-    assert_eq!(
-        Tokenizer::from_gguf(&vocab)
-            .expect("sound")
-            .encode("abb", true)
-            .expect("encodes"),
-        [2, 1]
-    );
+    let mut vocab =
+        GgufVocab { model: "gpt2".into(), pre: Some("qwen2".into()), tokens, merges: vec!["a b".into()], ..GgufVocab::default() };
+    assert_eq!(Tokenizer::from_gguf(&vocab).expect("sound").encode("abb", true).expect("encodes"), [2, 1]);
     f(&mut vocab);
-    Tokenizer::from_gguf(&vocab)
-        .expect_err("refused")
-        .to_string()
+    Tokenizer::from_gguf(&vocab).expect_err("refused").to_string()
 }
 
 #[test]
@@ -321,54 +216,18 @@ fn contradictory_vocabularies_are_refused_by_name() {
     let cases: [(String, &[&str]); 14] = [
         (broken(|v| v.tokens.clear()), &["tokens", "empty"]),
         (broken(|v| v.merges.push("a c".into())), &["merge 1", "`c`"]),
-        (
-            broken(|v| v.merges.push("b a".into())),
-            &["merge 1", "`ba`"],
-        ),
-        (
-            broken(|v| v.merges.push("ab".into())),
-            &["merge 1", "`ab`", "two tokens"],
-        ),
-        (
-            broken(|v| v.merges.push(String::new())),
-            &["merge 1", "two tokens"],
-        ),
-        (
-            broken(|v| v.bos_id = Some(3)),
-            &["bos_token_id", "id 3", "3 tokens"],
-        ),
-        (
-            broken(|v| v.eos_id = Some(u32::MAX)),
-            &["eos_token_id", "4294967295"],
-        ),
-        (
-            broken(|v| v.tokens.push("a".into())),
-            &["`a`", "token 0", "token 3"],
-        ),
-        (
-            broken(|v| v.scores = Some(vec![0.0])),
-            &["scores", "1 entries", "expected 3"],
-        ),
-        (
-            broken(|v| v.token_types = Some(vec![1; 4])),
-            &["token_type", "4 entries", "expected 3"],
-        ),
-        (
-            broken(|v| v.token_types = Some(vec![1, 1, 9])),
-            &["token 2", "type 9"],
-        ),
-        (
-            broken(|v| v.token_types = Some(vec![6, 1, 1])),
-            &["byte token 0", "`a`", "<0x00>"],
-        ),
-        (
-            broken(|v| v.pre = Some("nobody-knows".into())),
-            &["nobody-knows", "qwen2", "llama-bpe", "smollm"],
-        ),
-        (
-            broken(|v| v.model = "llama".into()),
-            &["`llama`", "gpt2", "tokenizer.json"],
-        ),
+        (broken(|v| v.merges.push("b a".into())), &["merge 1", "`ba`"]),
+        (broken(|v| v.merges.push("ab".into())), &["merge 1", "`ab`", "two tokens"]),
+        (broken(|v| v.merges.push(String::new())), &["merge 1", "two tokens"]),
+        (broken(|v| v.bos_id = Some(3)), &["bos_token_id", "id 3", "3 tokens"]),
+        (broken(|v| v.eos_id = Some(u32::MAX)), &["eos_token_id", "4294967295"]),
+        (broken(|v| v.tokens.push("a".into())), &["`a`", "token 0", "token 3"]),
+        (broken(|v| v.scores = Some(vec![0.0])), &["scores", "1 entries", "expected 3"]),
+        (broken(|v| v.token_types = Some(vec![1; 4])), &["token_type", "4 entries", "expected 3"]),
+        (broken(|v| v.token_types = Some(vec![1, 1, 9])), &["token 2", "type 9"]),
+        (broken(|v| v.token_types = Some(vec![6, 1, 1])), &["byte token 0", "`a`", "<0x00>"]),
+        (broken(|v| v.pre = Some("nobody-knows".into())), &["nobody-knows", "qwen2", "llama-bpe", "smollm"]),
+        (broken(|v| v.model = "llama".into()), &["`llama`", "gpt2", "tokenizer.json"]),
     ];
     for (message, parts) in cases {
         for part in parts {
@@ -376,10 +235,7 @@ fn contradictory_vocabularies_are_refused_by_name() {
         }
     }
     let message = broken(|v| v.tokens.push("x".repeat(1 << 20)));
-    assert!(
-        message.contains("1048576") && message.len() < 200,
-        "{message}"
-    );
+    assert!(message.contains("1048576") && message.len() < 200, "{message}");
     let message = broken(|v| v.add_eos = Some(true));
     assert!(message.contains("add_eos_token"), "{message}");
 }
@@ -387,26 +243,11 @@ fn contradictory_vocabularies_are_refused_by_name() {
 #[test]
 fn a_byte_without_token_is_named_or_unknown() {
     let tokens = ["a", "<unk>"].map(String::from).to_vec();
-    let mut vocab = GgufVocab {
-        model: "gpt2".into(),
-        tokens,
-        token_types: Some(vec![1, 2]),
-        ..GgufVocab::default()
-    };
-    let message = Tokenizer::from_gguf(&vocab)
-        .expect("sound")
-        .encode("az", true)
-        .expect_err("refused")
-        .to_string();
+    let mut vocab = GgufVocab { model: "gpt2".into(), tokens, token_types: Some(vec![1, 2]), ..GgufVocab::default() };
+    let message = Tokenizer::from_gguf(&vocab).expect("sound").encode("az", true).expect_err("refused").to_string();
     assert!(message.contains("0x7A"), "{message}");
     vocab.unk_id = Some(1);
-    assert_eq!(
-        Tokenizer::from_gguf(&vocab)
-            .expect("sound")
-            .encode("az", true)
-            .expect("encodes"),
-        [0, 1]
-    );
+    assert_eq!(Tokenizer::from_gguf(&vocab).expect("sound").encode("az", true).expect("encodes"), [0, 1]);
 }
 
 #[test]
@@ -415,44 +256,25 @@ fn broken_tokenizer_json_is_refused_by_name() {
     let broken = |f: &dyn Fn(&mut serde_json::Value)| {
         let mut v = sound.clone();
         f(&mut v);
-        Tokenizer::from_bytes(v.to_string().as_bytes())
-            .expect_err("refused")
-            .to_string()
+        Tokenizer::from_bytes(v.to_string().as_bytes()).expect_err("refused").to_string()
     };
     assert!(Tokenizer::from_bytes(sound.to_string().as_bytes()).is_ok());
     assert!(broken(&|v| v["added_tokens"][0]["content"] = "".into()).contains("no text"));
     assert!(broken(&|v| v["added_tokens"][0]["id"] = (1u64 << 31).into()).contains("2147483648"));
-    assert!(
-        broken(&|v| v["added_tokens"][1]["id"] = v["added_tokens"][0]["id"].clone())
-            .contains("both have id")
-    );
+    assert!(broken(&|v| v["added_tokens"][1]["id"] = v["added_tokens"][0]["id"].clone()).contains("both have id"));
     assert!(broken(&|v| v["decoder"]["type"] = "Mystery".into()).contains("tokenizer.json"));
     assert!(broken(&|v| v["model"]["vocab"] = serde_json::json!(["a"])).contains("tokenizer.json"));
     assert!(Tokenizer::from_bytes(b"{").is_err());
     let deep = format!("{{\"normalizer\":{}", "{\"normalizers\":[".repeat(10_000));
     assert!(Tokenizer::from_bytes(deep.as_bytes()).is_err());
-    assert!(
-        Tokenizer::from_file("nowhere/tokenizer.json")
-            .expect_err("refused")
-            .to_string()
-            .contains("nowhere")
-    );
+    assert!(Tokenizer::from_file("nowhere/tokenizer.json").expect_err("refused").to_string().contains("nowhere"));
 }
 
 #[test]
 fn config_naming_an_unknown_token_is_refused() {
-    let mut t =
-        Tokenizer::from_bytes(&std::fs::read(qwen2().join("tokenizer.json")).expect("there"))
-            .expect("loads");
-    t.apply_config(&serde_json::json!({"eos_token": {"content": "<|im_end|>"}, "bos_token": null}))
-        .expect("sound");
+    let mut t = Tokenizer::from_bytes(&std::fs::read(qwen2().join("tokenizer.json")).expect("there")).expect("loads");
+    t.apply_config(&serde_json::json!({"eos_token": {"content": "<|im_end|>"}, "bos_token": null})).expect("sound");
     assert_eq!((t.eos(), t.bos()), (t.id("<|im_end|>"), None));
-    let message = t
-        .apply_config(&serde_json::json!({"eos_token": "<|gone|>"}))
-        .expect_err("refused")
-        .to_string();
-    assert!(
-        message.contains("<|gone|>") && message.contains("eos_token"),
-        "{message}"
-    );
+    let message = t.apply_config(&serde_json::json!({"eos_token": "<|gone|>"})).expect_err("refused").to_string();
+    assert!(message.contains("<|gone|>") && message.contains("eos_token"), "{message}");
 }

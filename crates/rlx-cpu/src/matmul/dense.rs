@@ -18,6 +18,7 @@ const DEPTH: usize = 1024;
 const ACT_BLOCK_BYTES: usize = 256 << 10;
 /// Most activation rows for which weights are widened in registers.
 const FEW: usize = 3;
+const ONE_ROW: bool = true;
 
 /// Multiplies `m` rows `x` of `k` elements with the weight's `rows`.
 ///
@@ -156,7 +157,11 @@ impl<E: Element, const T: usize> Kernel for Few<E, T> {
             // SAFETY: `run` was promised valid operands.
             unsafe {
                 let at = w.add(row * row_bytes);
-                if row + ROWS <= self.rows.end {
+                if ONE_ROW && T == 1 {
+                    let sums = dot::<S, E, 1, T, 8>(s, at, row_bytes, x, k, k);
+                    put(y, 0, row, &sums, false);
+                    row += 1;
+                } else if row + ROWS <= self.rows.end {
                     let sums = dot::<S, E, ROWS, T, 2>(s, at, row_bytes, x, k, k);
                     put(y, 0, row, &sums, false);
                     row += ROWS;
@@ -378,6 +383,7 @@ unsafe fn dot<S: Simd, E: Element, const R: usize, const T: usize, const U: usiz
                 let xs: [S::F; T] = std::array::from_fn(|t| s.load(x.add(t * stride + at)));
                 for r in 0..R {
                     let ws = E::load(s, w.add(r * row_bytes + at * E::BYTES));
+                    if ONE_ROW && U > 2 { s.prefetch(w.wrapping_add(r * row_bytes + at * E::BYTES + 4096)); }
                     for t in 0..T {
                         acc[u][r][t] = s.fma(ws, xs[t], acc[u][r][t]);
                     }

@@ -12,6 +12,8 @@ use std::ops::Range;
 const ACT_BLOCK_BYTES: usize = 256 << 10;
 /// Bytes of weights that are multiplied with all tiles of such a block before the next weights' turn.
 const WEIGHT_BLOCK_BYTES: usize = 128 << 10;
+/// How far before its use a single row's pass over the weights asks for memory.
+const AHEAD: usize = 4096;
 
 /// A product's operands, checked by the caller.
 #[derive(Clone, Copy)]
@@ -254,6 +256,9 @@ impl Quant for Q8_0 {
                 let mut sum = [s.isplat(0); T];
                 for c in 0..8 {
                     let w = s.prep8(s.load_b(q.add(c * 4 * S::LANES)));
+                    if T == 1 {
+                        s.prefetch(q.add(c * 4 * S::LANES).wrapping_add(AHEAD));
+                    }
                     for t in 0..T {
                         sum[t] = s.dot8(sum[t], w, s.dup4(a.add(t * b32::BYTES + 4 * c).cast()));
                     }

@@ -7,17 +7,11 @@
 use super::legacy::abs_max;
 
 /// Twice the value of each e2m1 code.
-pub(super) const LEVELS: [f32; 16] = [
-    0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0,
-];
+pub(super) const LEVELS: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
 
 /// Half of `2^(e - 127)`; the two smallest exponents are subnormal numbers.
 fn e8m0_half(e: u8) -> f32 {
-    let bits = if e < 2 {
-        0x0020_0000 << e
-    } else {
-        u32::from(e - 1) << 23
-    };
+    let bits = if e < 2 { 0x0020_0000 << e } else { u32::from(e - 1) << 23 };
     f32::from_bits(bits)
 }
 
@@ -27,11 +21,7 @@ fn ue4m3_half(x: u8) -> f32 {
         return 0.0;
     }
     let (exponent, mantissa) = (i32::from(x >> 3 & 15), f32::from(x & 7));
-    let value = if exponent == 0 {
-        mantissa / 512.0
-    } else {
-        (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7)
-    };
+    let value = if exponent == 0 { mantissa / 512.0 } else { (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7) };
     value * 0.5
 }
 
@@ -72,11 +62,7 @@ pub(super) fn dequantize_mxfp4(b: &[u8; 17], y: &mut [f32; 32]) {
 
 pub(super) fn quantize_mxfp4(x: &[f32; 32], b: &mut [u8; 17]) {
     let max = abs_max(x);
-    b[0] = if max > 0.0 {
-        (max.log2().floor() - 2.0 + 127.0) as u8
-    } else {
-        0
-    };
+    b[0] = if max > 0.0 { (max.log2().floor() - 2.0 + 127.0) as u8 } else { 0 };
     let d = e8m0_half(b[0]);
     for i in 0..16 {
         b[1 + i] = nearest(x[i], d) | nearest(x[i + 16], d) << 4;

@@ -19,9 +19,7 @@ pub static IQ3S: [[u8; 4]; 512] = expand4(&codes::IQ3S, [1, 3, 5, 7, 9, 11, 13, 
 pub static IQ1: [[i8; 8]; 2048] = expand_ternary(&codes::IQ1S);
 
 /// The 16 levels of `IQ4_NL` and `IQ4_XS`.
-pub static IQ4: [i8; 16] = [
-    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
-];
+pub static IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// The 8 sign bits that a 7-bit sign index stands for: the eighth makes their number even.
 pub const fn signs(index: u8) -> u8 {

@@ -34,12 +34,7 @@ pub(super) fn dequantize_iq2_xs(b: &[u8; 74], y: &mut [f32; 256]) {
     for (k, y) in y.chunks_exact_mut(8).enumerate() {
         let word = get_u16(b, 2 + 2 * k);
         let scale = d * (0.5 + f32::from(scale4(&b[66..], k / 2))) * 0.25;
-        signed_points(
-            y,
-            scale,
-            &grids::IQ2XS[usize::from(word & 511)],
-            grids::signs((word >> 9) as u8),
-        );
+        signed_points(y, scale, &grids::IQ2XS[usize::from(word & 511)], grids::signs((word >> 9) as u8));
     }
 }
 
@@ -62,18 +57,8 @@ pub(super) fn dequantize_iq3_xxs(b: &[u8; 98], y: &mut [f32; 256]) {
         let scale = d * (0.5 + (word >> 28) as f32) * 0.5;
         let signs = grids::signs((word >> (k % 4 * 7)) as u8);
         let (first, second) = y.split_at_mut(4);
-        signed_points(
-            first,
-            scale,
-            &grids::IQ3XXS[usize::from(b[2 + 2 * k])],
-            signs,
-        );
-        signed_points(
-            second,
-            scale,
-            &grids::IQ3XXS[usize::from(b[3 + 2 * k])],
-            signs >> 4,
-        );
+        signed_points(first, scale, &grids::IQ3XXS[usize::from(b[2 + 2 * k])], signs);
+        signed_points(second, scale, &grids::IQ3XXS[usize::from(b[3 + 2 * k])], signs >> 4);
     }
 }
 
@@ -95,32 +80,20 @@ pub(super) fn dequantize_iq1_s(b: &[u8; 50], y: &mut [f32; 256]) {
         let word = get_u16(b, 34 + k / 4 * 2);
         let high = usize::from(word >> (k % 4 * 3) & 7);
         let scale = d * f32::from(2 * (word >> 12 & 7) + 1);
-        ternary_points(
-            y,
-            scale,
-            usize::from(b[2 + k]) | high << 8,
-            word & 0x8000 != 0,
-        );
+        ternary_points(y, scale, usize::from(b[2 + k]) | high << 8, word & 0x8000 != 0);
     }
 }
 
 /// Block: 32 low index bytes, 16 bytes of nibbles (3-bit index top, sign of the offset), 4 words of four 3-bit scales
 /// per 16 elements; the top nibbles of these words are the half-precision d.
 pub(super) fn dequantize_iq1_m(b: &[u8; 56], y: &mut [f32; 256]) {
-    let bits = (0..4).fold(0u16, |bits, k| {
-        bits | (get_u16(b, 48 + 2 * k) >> 12) << (4 * k)
-    });
+    let bits = (0..4).fold(0u16, |bits, k| bits | (get_u16(b, 48 + 2 * k) >> 12) << (4 * k));
     let d = half::f16::from_bits(bits).to_f32();
     for (k, y) in y.chunks_exact_mut(8).enumerate() {
         let nibble = b[32 + k / 2] >> (k % 2 * 4) & 15;
         let small = get_u16(b, 48 + k / 8 * 2) >> (k / 2 % 4 * 3) & 7;
         let scale = d * f32::from(2 * small + 1);
-        ternary_points(
-            y,
-            scale,
-            usize::from(b[k]) | usize::from(nibble & 7) << 8,
-            nibble & 8 != 0,
-        );
+        ternary_points(y, scale, usize::from(b[k]) | usize::from(nibble & 7) << 8, nibble & 8 != 0);
     }
 }
 

@@ -36,11 +36,7 @@ fn nearest_level(x: f32) -> u8 {
         16 => 15,
         _ => {
             let (low, high) = (f32::from(IQ4[above - 1]), f32::from(IQ4[above]));
-            if x - low < high - x {
-                above as u8 - 1
-            } else {
-                above as u8
-            }
+            if x - low < high - x { above as u8 - 1 } else { above as u8 }
         }
     }
 }
@@ -107,10 +103,7 @@ pub(super) fn quantize_iq4_xs(x: &[f32; 256], b: &mut [u8; 136]) {
     for (j, x) in groups.iter().enumerate() {
         let l = nearest_int(inverse_d * scales[j]).clamp(-32, 31);
         let inverse_scale = inverse(d * l as f32);
-        encode_codes(
-            &x.map(|v| nearest_level(inverse_scale * v)),
-            &mut b[8 + 16 * j..],
-        );
+        encode_codes(&x.map(|v| nearest_level(inverse_scale * v)), &mut b[8 + 16 * j..]);
         let l = (l + 32) as u8;
         b[4 + j / 2] |= (l & 15) << (j % 2 * 4);
         high |= u16::from(l >> 4) << (2 * j);

@@ -47,12 +47,7 @@ fn ratio(top: f32, max: f32) -> f32 {
 }
 
 pub(super) fn quantize_q2_k(x: &[f32; 256], b: &mut [u8; 84]) {
-    const SEARCH: Search = Search {
-        first: -0.5,
-        step: 0.1,
-        steps: 15,
-        absolute: true,
-    };
+    const SEARCH: Search = Search { first: -0.5, step: 0.1, steps: 15, absolute: true };
     let (mut scales, mut mins, mut codes) = ([0.0; 16], [0.0; 16], [0u8; 256]);
     for (j, x) in x.as_chunks::<16>().0.iter().enumerate() {
         let fit;
@@ -97,14 +92,7 @@ pub(super) fn quantize_q3_k(x: &[f32; 256], b: &mut [u8; 110]) {
     let d = put_half(b, 108, d);
     b[96..108].copy_from_slice(&packed);
     for (j, x) in x.chunks_exact(16).enumerate() {
-        requantize(
-            x,
-            &mut codes[j * 16..],
-            d * f32::from(scale_q3(&packed, j)),
-            0.0,
-            -4,
-            3,
-        );
+        requantize(x, &mut codes[j * 16..], d * f32::from(scale_q3(&packed, j)), 0.0, -4, 3);
     }
     for (lane, byte) in b[..32].iter_mut().enumerate() {
         *byte = (0..8).fold(0, |v, k| v | (codes[k * 32 + lane] >> 2 & 1) << k);
@@ -113,23 +101,13 @@ pub(super) fn quantize_q3_k(x: &[f32; 256], b: &mut [u8; 110]) {
 }
 
 pub(super) fn quantize_q4_k(x: &[f32; 256], b: &mut [u8; 144]) {
-    const SEARCH: Search = Search {
-        first: -1.0,
-        step: 0.1,
-        steps: 20,
-        absolute: false,
-    };
+    const SEARCH: Search = Search { first: -1.0, step: 0.1, steps: 20, absolute: false };
     let codes = affine_k(x, &mut b[..16], 15, &SEARCH);
     pack4(&codes, &mut b[16..]);
 }
 
 pub(super) fn quantize_q5_k(x: &[f32; 256], b: &mut [u8; 176]) {
-    const SEARCH: Search = Search {
-        first: -0.5,
-        step: 0.1,
-        steps: 15,
-        absolute: false,
-    };
+    const SEARCH: Search = Search { first: -0.5, step: 0.1, steps: 15, absolute: false };
     let codes = affine_k(x, &mut b[..16], 31, &SEARCH);
     for (lane, byte) in b[16..48].iter_mut().enumerate() {
         *byte = (0..8).fold(0, |v, k| v | (codes[k * 32 + lane] >> 4 & 1) << k);
@@ -167,14 +145,7 @@ fn affine_k(x: &[f32; 256], head: &mut [u8], top: i32, search: &Search) -> Codes
     head[4..16].copy_from_slice(&packed);
     for (j, x) in x.chunks_exact(32).enumerate() {
         let (scale, min) = scale_min(&packed_scales(head, 4), j);
-        requantize(
-            x,
-            &mut codes[j * 32..],
-            d * f32::from(scale),
-            dmin * f32::from(min),
-            0,
-            top,
-        );
+        requantize(x, &mut codes[j * 32..], d * f32::from(scale), dmin * f32::from(min), 0, top);
     }
     codes
 }
@@ -185,11 +156,7 @@ pub(super) fn quantize_q6_k(x: &[f32; 256], b: &mut [u8; 210]) {
         let fit = search::symmetric(x, 32);
         scales[j] = fit.scale;
         // A group without a scale keeps code 0, like the reference.
-        store(
-            &fit,
-            if fit.scale == 0.0 { 0 } else { 32 },
-            &mut codes[j * 16..],
-        );
+        store(&fit, if fit.scale == 0.0 { 0 } else { 32 }, &mut codes[j * 16..]);
     }
     let max_scale = signed_max(&scales);
     b.fill(0);

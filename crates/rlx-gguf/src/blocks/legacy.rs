@@ -24,19 +24,13 @@ fn pack_nibbles(codes: &[u8; 32], out: &mut [u8]) {
 
 /// Bit 4 of 32 codes, element 0 in the lowest bit.
 fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
-    let bits = codes
-        .iter()
-        .enumerate()
-        .fold(0u32, |bits, (i, c)| bits | (u32::from(c >> 4 & 1) << i));
+    let bits = codes.iter().enumerate().fold(0u32, |bits, (i, c)| bits | (u32::from(c >> 4 & 1) << i));
     bits.to_le_bytes()
 }
 
 /// The element of largest magnitude, with its sign (also that of a zero); the first one of equals.
 pub(super) fn signed_max(x: &[f32]) -> f32 {
-    x.iter()
-        .copied()
-        .reduce(|best, v| if v.abs() > best.abs() { v } else { best })
-        .unwrap_or(0.0)
+    x.iter().copied().reduce(|best, v| if v.abs() > best.abs() { v } else { best }).unwrap_or(0.0)
 }
 
 /// The largest magnitude.
@@ -45,10 +39,7 @@ pub(super) fn abs_max(x: &[f32]) -> f32 {
 }
 
 fn min_max(x: &[f32; 32]) -> (f32, f32) {
-    x.iter()
-        .fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), &v| {
-            (v.min(lo), v.max(hi))
-        })
+    x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), &v| (v.min(lo), v.max(hi)))
 }
 
 pub(super) fn dequantize_q4_0(b: &[u8; 18], y: &mut [f32; 32]) {
@@ -63,16 +54,12 @@ pub(super) fn dequantize_q4_1(b: &[u8; 20], y: &mut [f32; 32]) {
 
 pub(super) fn dequantize_q5_0(b: &[u8; 22], y: &mut [f32; 32]) {
     let (d, high) = (get_half(b, 0), get_u32(b, 2));
-    nibbles(&b[6..], |i, q| {
-        y[i] = d * f32::from((q | ((high >> i & 1) << 4) as u8) as i8 - 16)
-    });
+    nibbles(&b[6..], |i, q| y[i] = d * f32::from((q | ((high >> i & 1) << 4) as u8) as i8 - 16));
 }
 
 pub(super) fn dequantize_q5_1(b: &[u8; 24], y: &mut [f32; 32]) {
     let (d, m, high) = (get_half(b, 0), get_half(b, 2), get_u32(b, 4));
-    nibbles(&b[8..], |i, q| {
-        y[i] = d * f32::from(q | ((high >> i & 1) << 4) as u8) + m
-    });
+    nibbles(&b[8..], |i, q| y[i] = d * f32::from(q | ((high >> i & 1) << 4) as u8) + m);
 }
 
 pub(super) fn dequantize_q8_0(b: &[u8; 34], y: &mut [f32; 32]) {
@@ -93,10 +80,7 @@ pub(super) fn dequantize_q8_1(b: &[u8; 36], y: &mut [f32; 32]) {
 fn symmetric(x: &[f32; 32], levels: f32) -> (f32, [u8; 32]) {
     let d = signed_max(x) / -levels;
     let scale = inverse(d);
-    (
-        d,
-        x.map(|v| ((v * scale + (levels + 0.5)) as u8).min(2 * levels as u8 - 1)),
-    )
+    (d, x.map(|v| ((v * scale + (levels + 0.5)) as u8).min(2 * levels as u8 - 1)))
 }
 
 /// Codes of a format with a minimum: (scale, minimum, codes `0..=top`).
@@ -104,11 +88,7 @@ fn affine(x: &[f32; 32], top: f32) -> (f32, f32, [u8; 32]) {
     let (min, max) = min_max(x);
     let d = (max - min) / top;
     let scale = inverse(d);
-    (
-        d,
-        min,
-        x.map(|v| (((v - min) * scale + 0.5) as u8).min(top as u8)),
-    )
+    (d, min, x.map(|v| (((v - min) * scale + 0.5) as u8).min(top as u8)))
 }
 
 pub(super) fn quantize_q4_0(x: &[f32; 32], b: &mut [u8; 18]) {

@@ -25,10 +25,7 @@ use std::fmt;
 ///
 /// `Q8_1` and `Q8K` are ggml's formats for activations; they do not normally occur in files.
 #[allow(non_camel_case_types, reason = "ggml's spelling")]
-#[allow(
-    missing_docs,
-    reason = "the names are the documentation; see the table in `BlockFormat::layout`"
-)]
+#[allow(missing_docs, reason = "the names are the documentation; see the table in `BlockFormat::layout`")]
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum BlockFormat {
     Q4_0,
@@ -78,11 +75,7 @@ pub enum BlockError {
 }
 
 fn quantizable() -> String {
-    let names: Vec<_> = BlockFormat::ALL
-        .iter()
-        .filter(|f| f.has_quantizer())
-        .map(|f| f.name())
-        .collect();
+    let names: Vec<_> = BlockFormat::ALL.iter().filter(|f| f.has_quantizer()).map(|f| f.name()).collect();
     names.join(", ")
 }
 
@@ -176,10 +169,7 @@ impl BlockFormat {
 
     /// The format named `name` in ggml's spelling, in any case.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|f| f.name().eq_ignore_ascii_case(name))
+        Self::ALL.iter().copied().find(|f| f.name().eq_ignore_ascii_case(name))
     }
 
     /// Bytes of a row of `cols` elements; `None` when `cols` is not a multiple of the block or the result overflows.
@@ -192,10 +182,7 @@ impl BlockFormat {
 
     /// Whether [`quantize`](Self::quantize) is implemented for the format.
     pub const fn has_quantizer(self) -> bool {
-        !matches!(
-            self,
-            F::IQ1S | F::IQ1M | F::IQ2XXS | F::IQ2XS | F::IQ2S | F::IQ3XXS | F::IQ3S
-        )
+        !matches!(self, F::IQ1S | F::IQ1M | F::IQ2XXS | F::IQ2XS | F::IQ2S | F::IQ3XXS | F::IQ3S)
     }
 
     /// Decodes whole blocks: `src` holds n × `block_bytes` bytes, `dst` n × `block_len` elements.
@@ -277,11 +264,7 @@ impl BlockFormat {
     fn check_lengths(self, bytes: usize, elements: usize) -> Result<(), BlockError> {
         match self.row_bytes(elements) {
             Some(needed) if needed == bytes => Ok(()),
-            _ => Err(BlockError::Length {
-                format: self,
-                bytes,
-                elements,
-            }),
+            _ => Err(BlockError::Length { format: self, bytes, elements }),
         }
     }
 }
@@ -292,22 +275,14 @@ impl fmt::Display for BlockFormat {
     }
 }
 
-fn decode<const B: usize, const N: usize>(
-    src: &[u8],
-    dst: &mut [f32],
-    block: fn(&[u8; B], &mut [f32; N]),
-) {
+fn decode<const B: usize, const N: usize>(src: &[u8], dst: &mut [f32], block: fn(&[u8; B], &mut [f32; N])) {
     let (blocks, values) = (src.as_chunks().0, dst.as_chunks_mut().0);
     for (b, y) in blocks.iter().zip(values) {
         block(b, y);
     }
 }
 
-fn encode<const N: usize, const B: usize>(
-    src: &[f32],
-    dst: &mut [u8],
-    block: fn(&[f32; N], &mut [u8; B]),
-) {
+fn encode<const N: usize, const B: usize>(src: &[f32], dst: &mut [u8], block: fn(&[f32; N], &mut [u8; B])) {
     let (values, blocks) = (src.as_chunks().0, dst.as_chunks_mut().0);
     for (x, b) in values.iter().zip(blocks) {
         block(x, b);

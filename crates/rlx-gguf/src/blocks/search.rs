@@ -24,11 +24,7 @@ struct Sums {
     l2: f32,
 }
 
-fn symmetric_codes<const N: usize>(
-    x: &[f32; N],
-    inverse_scale: f32,
-    levels: i32,
-) -> ([i32; N], Sums) {
+fn symmetric_codes<const N: usize>(x: &[f32; N], inverse_scale: f32, levels: i32) -> ([i32; N], Sums) {
     let codes = x.map(|v| nearest_int(inverse_scale * v).clamp(-levels, levels - 1));
     let mut sums = Sums::default();
     for (v, l) in x.iter().zip(codes) {
@@ -43,17 +39,10 @@ fn symmetric_codes<const N: usize>(
 pub(super) fn symmetric<const N: usize>(x: &[f32; N], levels: i32) -> Fit<N> {
     let max = super::legacy::signed_max(x);
     if max.is_nan() || max.abs() < NEGLIGIBLE {
-        return Fit {
-            scale: 0.0,
-            codes: [0; N],
-        };
+        return Fit { scale: 0.0, codes: [0; N] };
     }
     let (codes, sums) = symmetric_codes(x, -(levels as f32) / max, levels);
-    let scale = if sums.l2 > 0.0 {
-        sums.xl / sums.l2
-    } else {
-        0.0
-    };
+    let scale = if sums.l2 > 0.0 { sums.xl / sums.l2 } else { 0.0 };
     let mut best = Fit { scale, codes };
     let mut score = scale * sums.xl;
     for step in (-9..=9).filter(|s| *s != 0) {
@@ -72,20 +61,14 @@ pub(super) fn symmetric<const N: usize>(x: &[f32; N], levels: i32) -> Fit<N> {
 pub(super) fn symmetric_by_moves<const N: usize>(x: &[f32; N], levels: i32) -> Fit<N> {
     let max = super::legacy::signed_max(x);
     if max.is_nan() || max.abs() < NEGLIGIBLE {
-        return Fit {
-            scale: 0.0,
-            codes: [-levels; N],
-        };
+        return Fit { scale: 0.0, codes: [-levels; N] };
     }
     let (mut codes, mut sums) = symmetric_codes(x, -(levels as f32) / max, levels);
     for _ in 0..5 {
         let mut moved = false;
         for (v, code) in x.iter().zip(&mut codes) {
             let (w, l) = (v * v, *code as f32);
-            let mut rest = Sums {
-                xl: sums.xl - w * v * l,
-                l2: sums.l2 - w * l * l,
-            };
+            let mut rest = Sums { xl: sums.xl - w * v * l, l2: sums.l2 - w * l * l };
             if rest.xl <= 0.0 {
                 continue;
             }
@@ -106,14 +89,7 @@ pub(super) fn symmetric_by_moves<const N: usize>(x: &[f32; N], levels: i32) -> F
             break;
         }
     }
-    Fit {
-        scale: if sums.l2 > 0.0 {
-            sums.xl / sums.l2
-        } else {
-            0.0
-        },
-        codes,
-    }
+    Fit { scale: if sums.l2 > 0.0 { sums.xl / sums.l2 } else { 0.0 }, codes }
 }
 
 /// Which scales [`affine`] tries: inverse scales `(first + step * i + top) / (max - min)` for `i` in `0..=steps`.
@@ -126,12 +102,7 @@ pub(super) struct Search {
 }
 
 /// Codes in `0..=top` with a minimum that is not positive: returns the fit and the *negated* minimum.
-pub(super) fn affine<const N: usize>(
-    x: &[f32; N],
-    w: &[f32; N],
-    top: i32,
-    search: &Search,
-) -> (Fit<N>, f32) {
+pub(super) fn affine<const N: usize>(x: &[f32; N], w: &[f32; N], top: i32, search: &Search) -> (Fit<N>, f32) {
     let mut min = x.iter().fold(f32::INFINITY, |m, v| v.min(m));
     let max = x.iter().fold(f32::NEG_INFINITY, |m, v| v.max(m));
     let (mut sum_w, mut sum_x) = (0.0, 0.0);
@@ -141,39 +112,23 @@ pub(super) fn affine<const N: usize>(
     }
     min = min.min(0.0);
     if max == min {
-        return (
-            Fit {
-                scale: 0.0,
-                codes: [0; N],
-            },
-            -min,
-        );
+        return (Fit { scale: 0.0, codes: [0; N] }, -min);
     }
-    let codes_for = |inverse_scale: f32, min: f32| {
-        x.map(|v| nearest_int(inverse_scale * (v - min)).clamp(0, top))
-    };
+    let codes_for = |inverse_scale: f32, min: f32| x.map(|v| nearest_int(inverse_scale * (v - min)).clamp(0, top));
     let error_of = |scale: f32, min: f32, codes: &[i32; N]| {
         let mut error = 0.0;
         for ((v, w), l) in x.iter().zip(w).zip(codes) {
             let diff = scale * *l as f32 + min - v;
-            error += w * if search.absolute {
-                diff.abs()
-            } else {
-                diff * diff
-            };
+            error += w * if search.absolute { diff.abs() } else { diff * diff };
         }
         error
     };
     let range_min = min;
     let inverse_scale = top as f32 / (max - min);
-    let mut best = Fit {
-        scale: 1.0 / inverse_scale,
-        codes: codes_for(inverse_scale, min),
-    };
+    let mut best = Fit { scale: 1.0 / inverse_scale, codes: codes_for(inverse_scale, min) };
     let mut best_error: f32 = error_of(best.scale, min, &best.codes);
     for i in 0..=search.steps {
-        let inverse_scale =
-            (search.first + search.step * i as f32 + top as f32) / (max - range_min);
+        let inverse_scale = (search.first + search.step * i as f32 + top as f32) / (max - range_min);
         let codes = codes_for(inverse_scale, range_min);
         let (mut sum_l, mut sum_l2, mut sum_xl) = (0.0f32, 0.0f32, 0.0f32);
         for ((v, w), l) in x.iter().zip(w).zip(&codes) {

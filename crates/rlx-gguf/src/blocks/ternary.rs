@@ -7,8 +7,7 @@ use super::legacy::abs_max;
 use super::{get_half, inverse, put_half};
 
 /// Groups of `TQ1_0` bytes: (first byte, bytes, digits per byte, first element).
-const TQ1_GROUPS: [(usize, usize, usize, usize); 3] =
-    [(0, 32, 5, 0), (32, 16, 5, 160), (48, 4, 4, 240)];
+const TQ1_GROUPS: [(usize, usize, usize, usize); 3] = [(0, 32, 5, 0), (32, 16, 5, 160), (48, 4, 4, 240)];
 const POWERS_OF_3: [u8; 5] = [1, 3, 9, 27, 81];
 
 pub(super) fn dequantize_tq1_0(b: &[u8; 54], y: &mut [f32; 256]) {
@@ -36,18 +35,14 @@ pub(super) fn dequantize_tq2_0(b: &[u8; 66], y: &mut [f32; 256]) {
 fn ternary(x: &[f32; 256]) -> (f32, [u8; 256]) {
     let d = abs_max(x);
     let scale = inverse(d);
-    (
-        d,
-        x.map(|v| ((v * scale).round() as i8).clamp(-1, 1).wrapping_add(1) as u8),
-    )
+    (d, x.map(|v| ((v * scale).round() as i8).clamp(-1, 1).wrapping_add(1) as u8))
 }
 
 pub(super) fn quantize_tq1_0(x: &[f32; 256], b: &mut [u8; 54]) {
     let (d, codes) = ternary(x);
     for (byte, n, digits, element) in TQ1_GROUPS {
         for i in 0..n {
-            let value =
-                (0..digits).fold(0u16, |v, k| v * 3 + u16::from(codes[element + k * n + i]));
+            let value = (0..digits).fold(0u16, |v, k| v * 3 + u16::from(codes[element + k * n + i]));
             // Four digits leave the place of the fifth empty.
             let value = if digits == 4 { value * 3 } else { value };
             b[byte + i] = (value * 256).div_ceil(243) as u8;

@@ -83,27 +83,16 @@ impl ByteBpe {
         let passes = pre.splits.iter().map(pass).collect::<Result<_>>()?;
         let byte_ids = std::array::from_fn(|i| {
             let byte = u8::try_from(i).unwrap_or_default();
-            let spelled = vocab
-                .ids
-                .get(bytes::char_of(byte).encode_utf8(&mut [0; 4]) as &str);
-            spelled
-                .or_else(|| vocab.ids.get(&format!("<0x{byte:02X}>")))
-                .copied()
+            let spelled = vocab.ids.get(bytes::char_of(byte).encode_utf8(&mut [0; 4]) as &str);
+            spelled.or_else(|| vocab.ids.get(&format!("<0x{byte:02X}>"))).copied()
         });
-        let mut merges =
-            HashMap::with_capacity_and_hasher(vocab.merges.len(), BuildHasherDefault::default());
+        let mut merges = HashMap::with_capacity_and_hasher(vocab.merges.len(), BuildHasherDefault::default());
         for (rank, &(left, right, id)) in (0u32..).zip(&vocab.merges) {
-            merges
-                .entry(pair(left, right))
-                .or_insert(Merge { rank, id });
+            merges.entry(pair(left, right)).or_insert(Merge { rank, id });
         }
         let special = |wanted: &[TokenType]| {
             let typed = (0u32..).zip(vocab.tokens.iter().zip(&vocab.types));
-            SpecialSplitter::new(
-                typed
-                    .filter(|(_, (_, t))| wanted.contains(t))
-                    .map(|(id, (text, _))| (text.as_str(), id)),
-            )
+            SpecialSplitter::new(typed.filter(|(_, (_, t))| wanted.contains(t)).map(|(id, (text, _))| (text.as_str(), id)))
         };
         let mut whole = HashMap::new();
         if pre.ignore_merges {
@@ -123,22 +112,14 @@ impl ByteBpe {
             unk,
             merges,
             whole,
-            all_specials: special(&[
-                TokenType::Control,
-                TokenType::UserDefined,
-                TokenType::Unknown,
-            ]),
+            all_specials: special(&[TokenType::Control, TokenType::UserDefined, TokenType::Unknown]),
             user_defined: special(&[TokenType::UserDefined]),
         })
     }
 
     /// Appends the ids of `text`; `parse_special` says whether control tokens in it are recognised.
     pub(super) fn encode(&self, text: &str, parse_special: bool, out: &mut Vec<u32>) -> Result<()> {
-        let splitter = if parse_special {
-            &self.all_specials
-        } else {
-            &self.user_defined
-        };
+        let splitter = if parse_special { &self.all_specials } else { &self.user_defined };
         let mut scratch = Scratch::default();
         for (plain, special) in splitter.split(text) {
             let plain = self.normalise(plain);
@@ -157,26 +138,16 @@ impl ByteBpe {
     }
 
     /// Calls `each` with every piece of `text` after pass `at` and the ones behind it.
-    fn pieces(
-        &self,
-        text: &str,
-        at: usize,
-        each: &mut dyn FnMut(&str) -> Result<()>,
-    ) -> Result<()> {
+    fn pieces(&self, text: &str, at: usize, each: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
         let Some(pass) = self.passes.get(at) else {
             return if text.is_empty() { Ok(()) } else { each(text) };
         };
         let mut from = 0;
         while from < text.len() {
             let found = pass.regex.find_from_pos(text, from);
-            let found = found.map_err(|e| TextError::Tokenizer {
-                action: "encode",
-                reason: e.to_string(),
-            })?;
+            let found = found.map_err(|e| TextError::Tokenizer { action: "encode", reason: e.to_string() })?;
             let (start, end) = match found {
-                Some(m) if !m.as_str().is_empty() => {
-                    (m.start(), pass.end_of(text, m.start(), m.end()))
-                }
+                Some(m) if !m.as_str().is_empty() => (m.start(), pass.end_of(text, m.start(), m.end())),
                 _ => (text.len(), text.len()),
             };
             for range in [from..start, start..end] {
@@ -203,12 +174,7 @@ impl ByteBpe {
         }
         scratch.symbols.clear();
         for &byte in raw {
-            let id = self
-                .byte_ids
-                .get(usize::from(byte))
-                .copied()
-                .flatten()
-                .or(self.unk);
+            let id = self.byte_ids.get(usize::from(byte)).copied().flatten().or(self.unk);
             scratch.symbols.push(id.ok_or(TextError::NoToken { byte })?);
         }
         if scratch.symbols.len() <= SCAN_LIMIT {
@@ -218,9 +184,7 @@ impl ByteBpe {
         }
         out.extend_from_slice(&scratch.symbols);
         if raw.len() <= CACHE_PIECE_BYTES && scratch.cache.len() < CACHE_LIMIT {
-            scratch
-                .cache
-                .insert(raw.into(), scratch.symbols.as_slice().into());
+            scratch.cache.insert(raw.into(), scratch.symbols.as_slice().into());
         }
         Ok(())
     }
@@ -232,13 +196,10 @@ impl ByteBpe {
     /// Best pair first, leftmost among equals, by looking at all pairs each time: quickest for short pieces.
     fn merge_by_scan(&self, symbols: &mut Vec<u32>) {
         loop {
-            let candidates = symbols
-                .windows(2)
-                .enumerate()
-                .filter_map(|(at, w)| match *w {
-                    [left, right] => self.merge_of(left, right).map(|m| (m.rank, at, m.id)),
-                    _ => None,
-                });
+            let candidates = symbols.windows(2).enumerate().filter_map(|(at, w)| match *w {
+                [left, right] => self.merge_of(left, right).map(|m| (m.rank, at, m.id)),
+                _ => None,
+            });
             let Some((_, at, id)) = candidates.min() else {
                 return;
             };
@@ -259,11 +220,7 @@ impl ByteBpe {
             next: usize,
         }
         let n = symbols.len();
-        let link = |(at, &id): (usize, &u32)| Node {
-            id,
-            prev: at.wrapping_sub(1),
-            next: if at + 1 < n { at + 1 } else { NONE },
-        };
+        let link = |(at, &id): (usize, &u32)| Node { id, prev: at.wrapping_sub(1), next: if at + 1 < n { at + 1 } else { NONE } };
         let mut nodes: Vec<Node> = symbols.iter().enumerate().map(link).collect();
         // Smallest rank, then leftmost.  An entry is stale when its symbols are no longer what they were.
         let mut queue = BinaryHeap::new();
@@ -271,9 +228,7 @@ impl ByteBpe {
             let left = nodes.get(at)?;
             let right = nodes.get(left.next)?;
             let merge = self.merge_of(left.id, right.id)?;
-            Some(std::cmp::Reverse((
-                merge.rank, at, left.id, right.id, merge.id,
-            )))
+            Some(std::cmp::Reverse((merge.rank, at, left.id, right.id, merge.id)))
         };
         queue.extend((0..n).filter_map(|at| entry(&nodes, at)));
         let mut alive = vec![true; n];
@@ -294,23 +249,13 @@ impl ByteBpe {
                 node.prev = at;
             }
             if let Some(node) = nodes.get_mut(at) {
-                *node = Node {
-                    id,
-                    prev: left.prev,
-                    next: right.next,
-                };
+                *node = Node { id, prev: left.prev, next: right.next };
             }
             queue.extend(entry(&nodes, left.prev));
             queue.extend(entry(&nodes, at));
         }
         symbols.clear();
-        symbols.extend(
-            nodes
-                .iter()
-                .zip(&alive)
-                .filter(|(_, alive)| **alive)
-                .map(|(node, _)| node.id),
-        );
+        symbols.extend(nodes.iter().zip(&alive).filter(|(_, alive)| **alive).map(|(node, _)| node.id));
     }
 }
 
@@ -320,12 +265,8 @@ fn pair(left: u32, right: u32) -> u64 {
 
 fn pass(split: &Split) -> Result<Pass> {
     let regex = Regex::new(split.pattern);
-    let regex =
-        regex.map_err(|e| TextError::vocab("pre", format!("pattern `{}`: {e}", split.pattern)))?;
-    Ok(Pass {
-        regex,
-        spaces: split.spaces,
-    })
+    let regex = regex.map_err(|e| TextError::vocab("pre", format!("pattern `{}`: {e}", split.pattern)))?;
+    Ok(Pass { regex, spaces: split.spaces })
 }
 
 impl Pass {
@@ -340,11 +281,7 @@ impl Pass {
             Spaces::YieldLastUnlessNewline => last.is_whitespace() && !matches!(last, '\r' | '\n'),
         };
         let shorter = end - last.len_utf8();
-        if yields && end < text.len() && shorter > start {
-            shorter
-        } else {
-            end
-        }
+        if yields && end < text.len() && shorter > start { shorter } else { end }
     }
 }
 
@@ -359,33 +296,11 @@ mod tests {
     /// Letters a, b, c and a few merges whose order matters.
     fn toy() -> ByteBpe {
         let mut tokens: Vec<String> = (0u8..=255).map(|b| bytes::char_of(b).to_string()).collect();
-        let merges = [
-            "a b",
-            "b c",
-            "ab ab",
-            "c a",
-            "bc a",
-            "abab c",
-            "b b",
-            "bb a",
-            "a a",
-            "aa aa",
-            "aaaa aaaa",
-        ];
+        let merges = ["a b", "b c", "ab ab", "c a", "bc a", "abab c", "b b", "bb a", "a a", "aa aa", "aaaa aaaa"];
         tokens.extend(merges.iter().map(|m| m.replace(' ', "")));
-        let vocab = GgufVocab {
-            model: "gpt2".into(),
-            tokens,
-            merges: merges.map(String::from).to_vec(),
-            ..GgufVocab::default()
-        };
+        let vocab = GgufVocab { model: "gpt2".into(), tokens, merges: merges.map(String::from).to_vec(), ..GgufVocab::default() };
         let checked = check(&vocab).expect("a sound vocabulary");
-        ByteBpe::new(
-            &checked,
-            pretokenizers::find("gpt-2").expect("in the table"),
-            None,
-        )
-        .expect("patterns compile")
+        ByteBpe::new(&checked, pretokenizers::find("gpt-2").expect("in the table"), None).expect("patterns compile")
     }
 
     proptest! {
@@ -420,9 +335,7 @@ mod tests {
     fn a_megabyte_of_one_letter_takes_no_quadratic_time() {
         let started = std::time::Instant::now();
         let mut ids = Vec::new();
-        toy()
-            .encode(&"a".repeat(1 << 20), true, &mut ids)
-            .expect("encodes");
+        toy().encode(&"a".repeat(1 << 20), true, &mut ids).expect("encodes");
         assert_eq!(ids.len(), 1 << 17, "runs of eight merge into one token");
         assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
     }

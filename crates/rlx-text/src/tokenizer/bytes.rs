@@ -30,10 +30,7 @@ static BYTE_OF: LazyLock<[Option<u8>; LIMIT]> = LazyLock::new(|| {
 
 /// The character that stands for `byte`.
 pub(super) fn char_of(byte: u8) -> char {
-    CHAR_OF
-        .get(usize::from(byte))
-        .copied()
-        .unwrap_or('\u{FFFD}')
+    CHAR_OF.get(usize::from(byte)).copied().unwrap_or('\u{FFFD}')
 }
 
 /// The byte that `c` stands for.
@@ -61,9 +58,7 @@ pub(super) fn push_token(out: &mut Vec<u8>, token: &str) {
 pub(super) fn byte_token(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
     let well_formed = hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit());
-    well_formed
-        .then(|| u8::from_str_radix(hex, 16).ok())
-        .flatten()
+    well_formed.then(|| u8::from_str_radix(hex, 16).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -75,19 +70,14 @@ mod tests {
         for b in 0u8..=255 {
             assert_eq!(byte_of(char_of(b)), Some(b));
         }
-        assert_eq!(
-            (char_of(b' '), char_of(b'\n'), char_of(0xAD), char_of(b'A')),
-            ('Ġ', 'Ċ', 'Ń', 'A')
-        );
+        assert_eq!((char_of(b' '), char_of(b'\n'), char_of(0xAD), char_of(b'A')), ('Ġ', 'Ċ', 'Ń', 'A'));
         assert_eq!(byte_of('你'), None);
     }
 
     #[test]
     fn byte_tokens_need_two_hex_digits() {
         assert_eq!(byte_token("<0x0A>"), Some(10));
-        for bad in [
-            "<0x-1>", "<0xZZ>", "<0x+1>", "<0x1>", "<0x001>", "0x01", "<0x01",
-        ] {
+        for bad in ["<0x-1>", "<0xZZ>", "<0x+1>", "<0x1>", "<0x001>", "0x01", "<0x01"] {
             assert_eq!(byte_token(bad), None, "{bad}");
         }
     }

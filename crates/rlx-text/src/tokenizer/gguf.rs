@@ -61,20 +61,14 @@ impl TokenType {
             5 => Self::Unused,
             6 => Self::Byte,
             _ => {
-                return Err(TextError::vocab(
-                    "token_type",
-                    format!("token {id} has type {n}, expected 0 to 6"),
-                ));
+                return Err(TextError::vocab("token_type", format!("token {id} has type {n}, expected 0 to 6")));
             }
         })
     }
 
     /// Written as it reads, not in byte stand-ins.
     pub(super) fn is_literal(self) -> bool {
-        matches!(
-            self,
-            Self::Control | Self::UserDefined | Self::Unused | Self::Unknown
-        )
+        matches!(self, Self::Control | Self::UserDefined | Self::Unused | Self::Unknown)
     }
 }
 
@@ -95,16 +89,10 @@ pub(super) struct CheckedVocab {
 pub(super) fn check(vocab: &GgufVocab) -> Result<CheckedVocab> {
     let n = vocab.tokens.len();
     if n == 0 {
-        return Err(TextError::vocab(
-            "tokens",
-            "the list is empty; the file carries no usable tokenizer",
-        ));
+        return Err(TextError::vocab("tokens", "the list is empty; the file carries no usable tokenizer"));
     }
     if u32::try_from(n).is_err() {
-        return Err(TextError::vocab(
-            "tokens",
-            format!("{n} tokens, expected fewer than 2^32"),
-        ));
+        return Err(TextError::vocab("tokens", format!("{n} tokens, expected fewer than 2^32")));
     }
     same_length("scores", vocab.scores.as_ref().map(Vec::len), n)?;
     same_length("token_type", vocab.token_types.as_ref().map(Vec::len), n)?;
@@ -117,41 +105,23 @@ pub(super) fn check(vocab: &GgufVocab) -> Result<CheckedVocab> {
     ];
     for (field, id) in fields {
         if let Some(id) = id.filter(|&id| id as usize >= n) {
-            return Err(TextError::vocab(
-                field,
-                format!("id {id}, expected less than the {n} tokens of the list"),
-            ));
+            return Err(TextError::vocab(field, format!("id {id}, expected less than the {n} tokens of the list")));
         }
     }
     let types = match &vocab.token_types {
-        Some(list) => list
-            .iter()
-            .enumerate()
-            .map(|(id, &t)| TokenType::from_number(id, t))
-            .collect::<Result<_>>()?,
+        Some(list) => list.iter().enumerate().map(|(id, &t)| TokenType::from_number(id, t)).collect::<Result<_>>()?,
         None => vec![TokenType::Normal; n],
     };
     let ids = index(&vocab.tokens, &types)?;
-    let merges = vocab
-        .merges
-        .iter()
-        .enumerate()
-        .map(|(rank, m)| merge(&ids, rank, m))
-        .collect::<Result<_>>()?;
-    Ok(CheckedVocab {
-        tokens: vocab.tokens.clone(),
-        types,
-        ids,
-        merges,
-    })
+    let merges = vocab.merges.iter().enumerate().map(|(rank, m)| merge(&ids, rank, m)).collect::<Result<_>>()?;
+    Ok(CheckedVocab { tokens: vocab.tokens.clone(), types, ids, merges })
 }
 
 fn same_length(field: &'static str, found: Option<usize>, expected: usize) -> Result<()> {
     match found {
-        Some(found) if found != expected => Err(TextError::vocab(
-            field,
-            format!("{found} entries, expected {expected}, one for each token"),
-        )),
+        Some(found) if found != expected => {
+            Err(TextError::vocab(field, format!("{found} entries, expected {expected}, one for each token")))
+        }
         _ => Ok(()),
     }
 }
@@ -161,26 +131,17 @@ fn index(tokens: &[String], types: &[TokenType]) -> Result<HashMap<String, u32>>
     for ((id, token), kind) in (0u32..).zip(tokens).zip(types) {
         if token.len() > MAX_TOKEN_BYTES {
             let found = token.len();
-            return Err(TextError::vocab(
-                "tokens",
-                format!("token {id} has {found} bytes, expected at most {MAX_TOKEN_BYTES}"),
-            ));
+            return Err(TextError::vocab("tokens", format!("token {id} has {found} bytes, expected at most {MAX_TOKEN_BYTES}")));
         }
         if *kind == TokenType::Byte && bytes::byte_token(token).is_none() {
-            return Err(TextError::vocab(
-                "tokens",
-                format!("byte token {id} is `{token}`, expected <0x00> to <0xFF>"),
-            ));
+            return Err(TextError::vocab("tokens", format!("byte token {id} is `{token}`, expected <0x00> to <0xFF>")));
         }
         // Empty tokens fill gaps in some files; text can never name them.
         if token.is_empty() {
             continue;
         }
         if let Some(first) = ids.insert(token.clone(), id) {
-            return Err(TextError::vocab(
-                "tokens",
-                format!("`{token}` is both token {first} and token {id}, expected once"),
-            ));
+            return Err(TextError::vocab("tokens", format!("`{token}` is both token {first} and token {id}, expected once")));
         }
     }
     Ok(ids)
@@ -189,24 +150,13 @@ fn index(tokens: &[String], types: &[TokenType]) -> Result<HashMap<String, u32>>
 fn merge(ids: &HashMap<String, u32>, rank: usize, text: &str) -> Result<(u32, u32, u32)> {
     // A token may begin with a space in some vocabularies, so the separator is looked for behind the first character.
     let after_first = text.chars().next().map_or(0, char::len_utf8);
-    let cut = text
-        .get(after_first..)
-        .and_then(|rest| rest.find(' '))
-        .map(|at| at + after_first);
+    let cut = text.get(after_first..).and_then(|rest| rest.find(' ')).map(|at| at + after_first);
     let halves = cut.and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?)));
     let Some((left, right)) = halves.filter(|(_, right)| !right.is_empty()) else {
-        return Err(TextError::vocab(
-            "merges",
-            format!("merge {rank} is `{text}`, expected two tokens with a space between"),
-        ));
+        return Err(TextError::vocab("merges", format!("merge {rank} is `{text}`, expected two tokens with a space between")));
     };
     let id = |token: &str| {
-        let missing = || {
-            TextError::vocab(
-                "merges",
-                format!("merge {rank} `{text}` needs `{token}`, which is not in the token list"),
-            )
-        };
+        let missing = || TextError::vocab("merges", format!("merge {rank} `{text}` needs `{token}`, which is not in the token list"));
         ids.get(token).copied().ok_or_else(missing)
     };
     Ok((id(left)?, id(right)?, id(&format!("{left}{right}"))?))

@@ -19,32 +19,18 @@ pub(super) struct HfTokenizer {
 
 impl HfTokenizer {
     pub(super) fn from_bytes(json: &[u8]) -> Result<(Self, Vocabulary)> {
-        let parsed: Value = serde_json::from_slice(json)
-            .map_err(|e| TextError::json("tokenizer.json", e.to_string()))?;
+        let parsed: Value = serde_json::from_slice(json).map_err(|e| TextError::json("tokenizer.json", e.to_string()))?;
         check_added_tokens(&parsed)?;
         drop(parsed);
-        let mut inner = guarded(|| Inner::from_bytes(json))
-            .map_err(|e| TextError::json("tokenizer.json", e))?;
+        let mut inner = guarded(|| Inner::from_bytes(json)).map_err(|e| TextError::json("tokenizer.json", e))?;
         // Length is the caller's business: a prompt is never cut or padded silently.
-        guarded(|| inner.with_truncation(None).map(|_| ()))
-            .map_err(|e| TextError::json("tokenizer.json", e))?;
+        guarded(|| inner.with_truncation(None).map(|_| ())).map_err(|e| TextError::json("tokenizer.json", e))?;
         inner.with_padding(None);
         let vocabulary = vocabulary(&inner)?;
-        Ok((
-            Self {
-                inner,
-                ordinary: OnceLock::new(),
-            },
-            vocabulary,
-        ))
+        Ok((Self { inner, ordinary: OnceLock::new() }, vocabulary))
     }
 
-    pub(super) fn encode(
-        &self,
-        text: &str,
-        add_special: bool,
-        parse_special: bool,
-    ) -> Result<Vec<u32>> {
+    pub(super) fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
         let inner = if parse_special {
             &self.inner
         } else {
@@ -55,19 +41,11 @@ impl HfTokenizer {
             })
         };
         let encoded = guarded(|| inner.encode_fast(text, add_special));
-        encoded
-            .map(|e| e.get_ids().to_vec())
-            .map_err(|reason| TextError::Tokenizer {
-                action: "encode",
-                reason,
-            })
+        encoded.map(|e| e.get_ids().to_vec()).map_err(|reason| TextError::Tokenizer { action: "encode", reason })
     }
 
     pub(super) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        guarded(|| self.inner.decode(ids, skip_special)).map_err(|reason| TextError::Tokenizer {
-            action: "decode",
-            reason,
-        })
+        guarded(|| self.inner.decode(ids, skip_special)).map_err(|reason| TextError::Tokenizer { action: "decode", reason })
     }
 }
 
@@ -81,31 +59,19 @@ fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<
 
 /// Added tokens must have text, an id of their own and no absurd gap before it.
 fn check_added_tokens(json: &Value) -> Result<()> {
-    let added = json
-        .get("added_tokens")
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let vocab = json.pointer("/model/vocab").map_or(0, |v| {
-        v.as_object()
-            .map_or_else(|| v.as_array().map_or(0, Vec::len), |o| o.len())
-    });
+    let added = json.get("added_tokens").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let vocab = json.pointer("/model/vocab").map_or(0, |v| v.as_object().map_or_else(|| v.as_array().map_or(0, Vec::len), |o| o.len()));
     let limit = 2 * (vocab + added.len()) as u64 + (1 << 16);
     let mut by_id = std::collections::HashMap::new();
     for token in added {
-        let content = token
-            .get("content")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let content = token.get("content").and_then(Value::as_str).unwrap_or_default();
         let id = token.get("id").and_then(Value::as_u64).unwrap_or(u64::MAX);
         let wrong = |reason: String| Err(TextError::json("tokenizer.json, added_tokens", reason));
         if content.is_empty() {
             return wrong(format!("the token with id {id} has no text"));
         }
         if id > limit {
-            return wrong(format!(
-                "`{content}` has id {id}, expected at most {limit} for a vocabulary of {vocab} tokens"
-            ));
+            return wrong(format!("`{content}` has id {id}, expected at most {limit} for a vocabulary of {vocab} tokens"));
         }
         if let Some(first) = by_id.insert(id, content).filter(|first| *first != content) {
             return wrong(format!("`{first}` and `{content}` both have id {id}"));
@@ -120,11 +86,7 @@ fn vocabulary(inner: &Inner) -> Result<Vocabulary> {
     if n > 2 * ids.len() + (1 << 16) {
         return Err(TextError::json(
             "tokenizer.json, vocab",
-            format!(
-                "largest id {}, expected about the {} tokens there are",
-                n - 1,
-                ids.len()
-            ),
+            format!("largest id {}, expected about the {} tokens there are", n - 1, ids.len()),
         ));
     }
     let mut tokens = vec![String::new(); n];
@@ -136,30 +98,15 @@ fn vocabulary(inner: &Inner) -> Result<Vocabulary> {
     let style = Style::of(inner);
     let added = inner.get_added_tokens_decoder();
     let raw = tokens.iter().map(|token| style.bytes(token)).collect();
-    let mut special: Vec<_> = added
-        .iter()
-        .map(|(&id, token)| SpecialToken {
-            id,
-            text: token.content.clone(),
-            control: token.special,
-        })
-        .collect();
+    let mut special: Vec<_> =
+        added.iter().map(|(&id, token)| SpecialToken { id, text: token.content.clone(), control: token.special }).collect();
     special.sort_by_key(|s| s.id);
     let decoding = match style {
         Style::ByteLevel => Decoding::Bytes,
-        Style::Marks {
-            byte_fallback: true,
-            ..
-        } => Decoding::WindowHoldingBytes,
+        Style::Marks { byte_fallback: true, .. } => Decoding::WindowHoldingBytes,
         Style::Marks { .. } => Decoding::Window,
     };
-    Ok(Vocabulary::new(
-        tokens,
-        raw,
-        special,
-        ids.into_iter().collect(),
-        decoding,
-    ))
+    Ok(Vocabulary::new(tokens, raw, special, ids.into_iter().collect(), decoding))
 }
 
 /// How tokens are spelled.
@@ -167,43 +114,23 @@ enum Style {
     /// Byte stand-ins throughout.
     ByteLevel,
     /// Plain text with a mark for the space before a word, or for the lack of one.
-    Marks {
-        byte_fallback: bool,
-        space_mark: bool,
-        continuation: Option<String>,
-    },
+    Marks { byte_fallback: bool, space_mark: bool, continuation: Option<String> },
 }
 
 impl Style {
     fn of(inner: &Inner) -> Self {
-        let decoder = inner
-            .get_decoder()
-            .and_then(|d| serde_json::to_value(d).ok())
-            .unwrap_or(Value::Null);
+        let decoder = inner.get_decoder().and_then(|d| serde_json::to_value(d).ok()).unwrap_or(Value::Null);
         let listed = decoder.get("decoders").and_then(Value::as_array);
-        let steps: Vec<&Value> =
-            listed.map_or_else(|| vec![&decoder], |list| list.iter().collect());
-        let kind = |step: &Value| {
-            step.get("type")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let steps: Vec<&Value> = listed.map_or_else(|| vec![&decoder], |list| list.iter().collect());
+        let kind = |step: &Value| step.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
         if let [only] = steps.as_slice() {
             if kind(only) == "ByteLevel" {
                 return Self::ByteLevel;
             }
         }
         let has = |name: &str| steps.iter().any(|s| kind(s) == name);
-        let prefix = steps
-            .iter()
-            .find(|s| kind(s) == "WordPiece")
-            .and_then(|s| s.get("prefix"))
-            .and_then(Value::as_str);
-        let replaces = steps.iter().any(|s| {
-            kind(s) == "Replace"
-                && s.pointer("/pattern/String").and_then(Value::as_str) == Some("▁")
-        });
+        let prefix = steps.iter().find(|s| kind(s) == "WordPiece").and_then(|s| s.get("prefix")).and_then(Value::as_str);
+        let replaces = steps.iter().any(|s| kind(s) == "Replace" && s.pointer("/pattern/String").and_then(Value::as_str) == Some("▁"));
         Self::Marks {
             byte_fallback: has("ByteFallback"),
             space_mark: has("Metaspace") || replaces,
@@ -218,23 +145,12 @@ impl Style {
                 bytes::push_token(&mut raw, token);
                 raw
             }
-            Self::Marks {
-                byte_fallback,
-                space_mark,
-                continuation,
-            } => {
+            Self::Marks { byte_fallback, space_mark, continuation } => {
                 if let Some(byte) = bytes::byte_token(token).filter(|_| *byte_fallback) {
                     return vec![byte];
                 }
-                let bare = continuation
-                    .as_deref()
-                    .and_then(|prefix| token.strip_prefix(prefix))
-                    .unwrap_or(token);
-                if *space_mark {
-                    bare.replace('▁', " ").into_bytes()
-                } else {
-                    bare.as_bytes().to_vec()
-                }
+                let bare = continuation.as_deref().and_then(|prefix| token.strip_prefix(prefix)).unwrap_or(token);
+                if *space_mark { bare.replace('▁', " ").into_bytes() } else { bare.as_bytes().to_vec() }
             }
         }
     }

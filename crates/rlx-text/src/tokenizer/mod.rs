@@ -6,15 +6,7 @@
 //! the ids follow `tokenizer.json`, not llama.cpp.
 //!
 //! It does not pad, truncate or batch, and reads no weight files.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing
-    )
-)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod bpe;
 mod bytes;
@@ -69,48 +61,26 @@ struct Vocabulary {
 }
 
 impl Vocabulary {
-    fn new(
-        tokens: Vec<String>,
-        raw: Vec<Vec<u8>>,
-        special: Vec<SpecialToken>,
-        ids: HashMap<String, u32>,
-        decoding: Decoding,
-    ) -> Self {
+    fn new(tokens: Vec<String>, raw: Vec<Vec<u8>>, special: Vec<SpecialToken>, ids: HashMap<String, u32>, decoding: Decoding) -> Self {
         let mut control = vec![false; tokens.len()];
         for token in special.iter().filter(|t| t.control) {
             if let Some(flag) = control.get_mut(token.id as usize) {
                 *flag = true;
             }
         }
-        let byte = tokens
-            .iter()
-            .map(|t| decoding == Decoding::WindowHoldingBytes && bytes::byte_token(t).is_some())
-            .collect();
+        let byte = tokens.iter().map(|t| decoding == Decoding::WindowHoldingBytes && bytes::byte_token(t).is_some()).collect();
         let ends = raw.iter().scan(0, |end, r| {
             *end += r.len();
             Some(*end)
         });
-        Self {
-            ends: ends.collect(),
-            raw: raw.concat(),
-            tokens,
-            ids,
-            special,
-            control,
-            byte,
-            decoding,
-        }
+        Self { ends: ends.collect(), raw: raw.concat(), tokens, ids, special, control, byte, decoding }
     }
 
     fn bytes(&self, id: u32) -> Option<&[u8]> {
         let at = id as usize;
         let end = *self.ends.get(at)?;
-        let start = at
-            .checked_sub(1)
-            .map_or(Some(0), |before| self.ends.get(before).copied())?;
-        self.raw
-            .get(start..end)
-            .filter(|_| self.tokens.get(at).is_some_and(|t| !t.is_empty()))
+        let start = at.checked_sub(1).map_or(Some(0), |before| self.ends.get(before).copied())?;
+        self.raw.get(start..end).filter(|_| self.tokens.get(at).is_some_and(|t| !t.is_empty()))
     }
 }
 
@@ -142,24 +112,16 @@ impl Tokenizer {
     /// The file cannot be read, is not a tokenizer, or the two files contradict each other.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|source| TextError::Io {
-                path: path.to_owned(),
-                source,
-            })
-        };
+        let read = |path: &Path| std::fs::read(path).map_err(|source| TextError::Io { path: path.to_owned(), source });
         let in_file = |e: TextError| match e {
-            TextError::TokenizerJson { what, reason } => TextError::TokenizerJson {
-                what: format!("{} ({what})", path.display()),
-                reason,
-            },
+            TextError::TokenizerJson { what, reason } => TextError::TokenizerJson { what: format!("{} ({what})", path.display()), reason },
             other => other,
         };
         let mut tokenizer = Self::from_bytes(&read(path)?).map_err(in_file)?;
         let config = path.with_file_name("tokenizer_config.json");
         if config.is_file() {
-            let config: Value = serde_json::from_slice(&read(&config)?)
-                .map_err(|e| TextError::json(config.display().to_string(), e.to_string()))?;
+            let config: Value =
+                serde_json::from_slice(&read(&config)?).map_err(|e| TextError::json(config.display().to_string(), e.to_string()))?;
             tokenizer.apply_config(&config).map_err(in_file)?;
         }
         Ok(tokenizer)
@@ -172,17 +134,7 @@ impl Tokenizer {
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
         let (inner, vocabulary) = hf::HfTokenizer::from_bytes(json)?;
         let encoder = Encoder::Hf(Box::new(inner));
-        Ok(Self {
-            encoder,
-            vocabulary,
-            bos: None,
-            eos: None,
-            eot: None,
-            pad: None,
-            unk: None,
-            add_bos: false,
-            add_eos: false,
-        })
+        Ok(Self { encoder, vocabulary, bos: None, eos: None, eot: None, pad: None, unk: None, add_bos: false, add_eos: false })
     }
 
     /// From the vocabulary of a GGUF file.
@@ -191,32 +143,19 @@ impl Tokenizer {
     /// The kind of vocabulary is not `gpt2`, its split rule is unknown, or its parts contradict each other.
     pub fn from_gguf(vocab: &GgufVocab) -> Result<Self> {
         if vocab.model != "gpt2" {
-            return Err(TextError::UnsupportedVocab {
-                model: vocab.model.clone(),
-            });
+            return Err(TextError::UnsupportedVocab { model: vocab.model.clone() });
         }
         let name = vocab.pre.as_deref().unwrap_or("default");
-        let unknown = || TextError::UnknownPre {
-            pre: name.to_owned(),
-            known: pretokenizers::known(),
-        };
+        let unknown = || TextError::UnknownPre { pre: name.to_owned(), known: pretokenizers::known() };
         let pre = pretokenizers::find(name).ok_or_else(unknown)?;
         let checked = gguf::check(vocab)?;
         let add_bos = vocab.add_bos.unwrap_or(pre.add_bos);
         let add_eos = vocab.add_eos.unwrap_or(false);
-        for (field, wanted, id) in [
-            (
-                "add_bos_token",
-                add_bos && vocab.add_bos.is_some(),
-                vocab.bos_id,
-            ),
-            ("add_eos_token", add_eos, vocab.eos_id),
-        ] {
+        for (field, wanted, id) in
+            [("add_bos_token", add_bos && vocab.add_bos.is_some(), vocab.bos_id), ("add_eos_token", add_eos, vocab.eos_id)]
+        {
             if wanted && id.is_none() {
-                return Err(TextError::vocab(
-                    field,
-                    "true, but the file does not say which token that is",
-                ));
+                return Err(TextError::vocab(field, "true, but the file does not say which token that is"));
             }
         }
         let encoder = Encoder::Bpe(Box::new(bpe::ByteBpe::new(&checked, pre, vocab.unk_id)?));
@@ -240,30 +179,14 @@ impl Tokenizer {
     pub fn apply_config(&mut self, config: &Value) -> Result<()> {
         let named = |key: &str| -> Result<Option<u32>> {
             let entry = config.get(key);
-            let Some(text) = entry.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()))
-            else {
+            let Some(text) = entry.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str())) else {
                 return Ok(None);
             };
-            let missing = || {
-                TextError::json(
-                    format!("tokenizer_config.json, {key}"),
-                    format!("`{text}` is not a token of tokenizer.json"),
-                )
-            };
+            let missing = || TextError::json(format!("tokenizer_config.json, {key}"), format!("`{text}` is not a token of tokenizer.json"));
             self.id(text).map(Some).ok_or_else(missing)
         };
-        let (bos, eos, pad, unk) = (
-            named("bos_token")?,
-            named("eos_token")?,
-            named("pad_token")?,
-            named("unk_token")?,
-        );
-        (self.bos, self.eos, self.pad, self.unk) = (
-            bos.or(self.bos),
-            eos.or(self.eos),
-            pad.or(self.pad),
-            unk.or(self.unk),
-        );
+        let (bos, eos, pad, unk) = (named("bos_token")?, named("eos_token")?, named("pad_token")?, named("unk_token")?);
+        (self.bos, self.eos, self.pad, self.unk) = (bos.or(self.bos), eos.or(self.eos), pad.or(self.pad), unk.or(self.unk));
         Ok(())
     }
 
@@ -304,18 +227,11 @@ impl Tokenizer {
     /// # Errors
     /// The decoder of a `tokenizer.json` failed.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        if let (Encoder::Hf(inner), Decoding::Window | Decoding::WindowHoldingBytes) =
-            (&self.encoder, self.decoding())
-        {
+        if let (Encoder::Hf(inner), Decoding::Window | Decoding::WindowHoldingBytes) = (&self.encoder, self.decoding()) {
             return inner.decode(ids, skip_special);
         }
-        let kept = ids
-            .iter()
-            .filter(|&&id| !(skip_special && self.is_control(id)));
-        let raw: Vec<u8> = kept
-            .flat_map(|&id| self.token_bytes(id).unwrap_or_default())
-            .copied()
-            .collect();
+        let kept = ids.iter().filter(|&&id| !(skip_special && self.is_control(id)));
+        let raw: Vec<u8> = kept.flat_map(|&id| self.token_bytes(id).unwrap_or_default()).copied().collect();
         Ok(String::from_utf8_lossy(&raw).into_owned())
     }
 
@@ -326,11 +242,7 @@ impl Tokenizer {
 
     /// A token as the vocabulary spells it.
     pub fn token(&self, id: u32) -> Option<&str> {
-        self.vocabulary
-            .tokens
-            .get(id as usize)
-            .map(String::as_str)
-            .filter(|t| !t.is_empty())
+        self.vocabulary.tokens.get(id as usize).map(String::as_str).filter(|t| !t.is_empty())
     }
 
     /// The id of a token as the vocabulary spells it.
@@ -350,11 +262,7 @@ impl Tokenizer {
 
     /// Whether `id` is a control token.
     pub fn is_control(&self, id: u32) -> bool {
-        self.vocabulary
-            .control
-            .get(id as usize)
-            .copied()
-            .unwrap_or(false)
+        self.vocabulary.control.get(id as usize).copied().unwrap_or(false)
     }
 
     /// Begins a sequence.
@@ -388,11 +296,7 @@ impl Tokenizer {
 
     /// Whether `id` is one byte of a character that may take several tokens.
     pub(crate) fn is_byte_token(&self, id: u32) -> bool {
-        self.vocabulary
-            .byte
-            .get(id as usize)
-            .copied()
-            .unwrap_or(false)
+        self.vocabulary.byte.get(id as usize).copied().unwrap_or(false)
     }
 }
 
@@ -409,18 +313,7 @@ fn gguf_vocabulary(checked: gguf::CheckedVocab) -> Vocabulary {
         }
     });
     let raw = raw.collect();
-    let special = (0u32..).zip(typed()).filter(|(_, (_, t))| {
-        matches!(
-            t,
-            TokenType::Control | TokenType::UserDefined | TokenType::Unknown
-        )
-    });
-    let special = special
-        .map(|(id, (text, t))| SpecialToken {
-            id,
-            text: text.clone(),
-            control: *t != TokenType::UserDefined,
-        })
-        .collect();
+    let special = (0u32..).zip(typed()).filter(|(_, (_, t))| matches!(t, TokenType::Control | TokenType::UserDefined | TokenType::Unknown));
+    let special = special.map(|(id, (text, t))| SpecialToken { id, text: text.clone(), control: *t != TokenType::UserDefined }).collect();
     Vocabulary::new(checked.tokens, raw, special, checked.ids, Decoding::Bytes)
 }

@@ -36,14 +36,8 @@ pub(super) struct PreTokenizer {
     pub add_bos: bool,
 }
 
-const DIGIT: Split = Split {
-    pattern: r"\p{N}",
-    spaces: Spaces::Keep,
-};
-const GPT2: Split = Split {
-    pattern: r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+",
-    spaces: Spaces::YieldLast,
-};
+const DIGIT: Split = Split { pattern: r"\p{N}", spaces: Spaces::Keep };
+const GPT2: Split = Split { pattern: r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+", spaces: Spaces::YieldLast };
 const QWEN2: Split = Split {
     pattern: r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+",
     spaces: Spaces::YieldLastUnlessNewline,
@@ -57,13 +51,7 @@ const LLAMA3: Split = Split {
     spaces: Spaces::YieldLastUnlessNewline,
 };
 
-const PLAIN: PreTokenizer = PreTokenizer {
-    names: &[],
-    splits: &[],
-    nfc: false,
-    ignore_merges: false,
-    add_bos: false,
-};
+const PLAIN: PreTokenizer = PreTokenizer { names: &[], splits: &[], nfc: false, ignore_merges: false, add_bos: false };
 
 /// Every name that is understood.
 #[rustfmt::skip]
@@ -82,11 +70,7 @@ pub(super) fn find(name: &str) -> Option<&'static PreTokenizer> {
 
 /// All names, for messages.
 pub(super) fn known() -> String {
-    TABLE
-        .iter()
-        .flat_map(|row| row.names.iter().copied())
-        .collect::<Vec<_>>()
-        .join(", ")
+    TABLE.iter().flat_map(|row| row.names.iter().copied()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -101,11 +85,7 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), total);
         for split in TABLE.iter().flat_map(|r| r.splits) {
-            assert!(
-                !split.pattern.contains("(?!") && !split.pattern.contains("(?="),
-                "{}",
-                split.pattern
-            );
+            assert!(!split.pattern.contains("(?!") && !split.pattern.contains("(?="), "{}", split.pattern);
         }
     }
 }

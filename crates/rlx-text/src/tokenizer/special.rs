@@ -30,9 +30,7 @@ impl SpecialSplitter {
         let mut rest = Some(text);
         std::iter::from_fn(move || {
             let text = rest?;
-            let found = self
-                .find(text)
-                .and_then(|(at, len, id)| Some((text.get(..at)?, text.get(at + len..)?, id)));
+            let found = self.find(text).and_then(|(at, len, id)| Some((text.get(..at)?, text.get(at + len..)?, id)));
             match found {
                 Some((plain, behind, id)) => {
                     rest = Some(behind);
@@ -66,10 +64,7 @@ mod tests {
     fn leftmost_then_longest() {
         let s = SpecialSplitter::new([("<a>", 1), ("<a><b>", 2), ("é", 3), ("", 9)].into_iter());
         let cut: Vec<_> = s.split("x<a><b>é<a>y").collect();
-        assert_eq!(
-            cut,
-            [("x", Some(2)), ("", Some(3)), ("", Some(1)), ("y", None)]
-        );
+        assert_eq!(cut, [("x", Some(2)), ("", Some(3)), ("", Some(1)), ("y", None)]);
         assert_eq!(s.split("").collect::<Vec<_>>(), [("", None)]);
         assert_eq!(s.split("<a").collect::<Vec<_>>(), [("<a", None)]);
     }

@@ -8,21 +8,14 @@ use serde_json::Value;
 
 /// A file or folder of the committed fixtures.
 pub fn committed(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(path)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
 }
 
 /// A file or folder of the shared collection; says so on stderr when it is not there.
 pub fn shared(path: &str) -> Option<PathBuf> {
-    let found = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared")
-        .join(path);
+    let found = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);
     if !found.exists() {
-        eprintln!(
-            "NOT COMPARED: {} is not there; only the committed fixtures are checked",
-            found.display()
-        );
+        eprintln!("NOT COMPARED: {} is not there; only the committed fixtures are checked", found.display());
         return None;
     }
     Some(found)
@@ -34,11 +27,7 @@ pub fn json(path: PathBuf) -> Value {
 }
 
 pub fn ids(v: &Value) -> Vec<u32> {
-    v.as_array()
-        .expect("a list of ids")
-        .iter()
-        .map(|x| x.as_u64().expect("an id") as u32)
-        .collect()
+    v.as_array().expect("a list of ids").iter().map(|x| x.as_u64().expect("an id") as u32).collect()
 }
 
 /// The vocabulary of a little-endian GGUF v3 file: a reader for trusted fixtures only, so that this crate
@@ -60,9 +49,7 @@ pub fn gguf_vocab(path: PathBuf) -> GgufVocab {
             "pre" => vocab.pre = Some(value.text()),
             "tokens" => vocab.tokens = value.list().iter().map(Item::text).collect(),
             "merges" => vocab.merges = value.list().iter().map(Item::text).collect(),
-            "token_type" => {
-                vocab.token_types = Some(value.list().iter().map(|v| v.number() as i32).collect())
-            }
+            "token_type" => vocab.token_types = Some(value.list().iter().map(|v| v.number() as i32).collect()),
             "bos_token_id" => vocab.bos_id = id(&value),
             "eos_token_id" => vocab.eos_id = id(&value),
             "unknown_token_id" => vocab.unk_id = id(&value),
@@ -83,25 +70,13 @@ enum Item {
 
 impl Item {
     fn number(&self) -> i64 {
-        if let Self::Number(n) = self {
-            *n
-        } else {
-            panic!("not a number")
-        }
+        if let Self::Number(n) = self { *n } else { panic!("not a number") }
     }
     fn text(&self) -> String {
-        if let Self::Text(s) = self {
-            s.clone()
-        } else {
-            panic!("not a string")
-        }
+        if let Self::Text(s) = self { s.clone() } else { panic!("not a string") }
     }
     fn list(&self) -> &[Item] {
-        if let Self::List(l) = self {
-            l
-        } else {
-            panic!("not a list")
-        }
+        if let Self::List(l) = self { l } else { panic!("not a list") }
     }
 }
 
@@ -126,9 +101,7 @@ impl<'a> Reader<'a> {
     fn value(&mut self, kind: u32) -> Item {
         match kind {
             0 | 1 | 7 => Item::Number(self.take(1)[0].into()),
-            2 | 3 => {
-                Item::Number(i16::from_le_bytes(self.take(2).try_into().expect("2 bytes")).into())
-            }
+            2 | 3 => Item::Number(i16::from_le_bytes(self.take(2).try_into().expect("2 bytes")).into()),
             4..=6 => Item::Number((self.u32() as i32).into()),
             8 => Item::Text(self.string()),
             9 => {
