@@ -14,16 +14,16 @@ mod cursor;
 mod error;
 mod file;
 mod header;
+mod index;
 mod metadata;
 mod split;
 mod tensor;
 mod value;
-pub mod writer;
+mod writer;
 
 pub use blocks::{BlockError, BlockFormat};
 pub use error::{GgufError, Origin};
 pub use file::Gguf;
-pub use header::Header;
 pub use metadata::Metadata;
 pub use tensor::{TensorInfo, TensorType};
 pub use value::{Array, FromValue, StringArray, Value};
