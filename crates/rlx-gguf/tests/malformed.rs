@@ -7,6 +7,7 @@ use common::*;
 use rlx_gguf::{Gguf, GgufError, TensorType};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Counts the bytes that each thread has allocated, now and at most.
@@ -40,17 +41,28 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Opens the bytes and checks time, memory and message.
+/// Cases are timed one at a time.
+static TIMED: Mutex<()> = Mutex::new(());
+
+/// Opens the bytes and checks time (the best of three, for machines with other work), memory and message.
 fn outcome(bytes: Vec<u8>) -> Result<Gguf, GgufError> {
-    let limit = 65_536 + 4 * bytes.len() as isize;
+    let _alone = TIMED.lock().unwrap_or_else(PoisonError::into_inner);
     let size = bytes.len();
-    let before = NOW.get();
-    PEAK.set(before);
-    let start = Instant::now();
-    let result = Gguf::from_bytes(bytes);
-    let (took, peak) = (start.elapsed(), PEAK.get() - before);
-    assert!(took < Duration::from_secs(1), "took {took:?} for {size} bytes");
-    assert!(peak <= limit, "peak of {peak} bytes for {size} bytes of file");
+    let mut left = 3;
+    let result = loop {
+        left -= 1;
+        let copy = bytes.clone();
+        let before = NOW.get();
+        PEAK.set(before);
+        let start = Instant::now();
+        let result = Gguf::from_bytes(copy);
+        let (took, peak) = (start.elapsed(), PEAK.get() - before);
+        assert!(peak <= 65_536 + 4 * size as isize, "peak of {peak} bytes for {size} bytes of file");
+        if took < Duration::from_secs(1) {
+            break result;
+        }
+        assert!(left > 0, "took {took:?} for {size} bytes");
+    };
     if let Err(e) = &result {
         let message = e.to_string();
         assert!(message.len() < 500 && !message.contains('\n'), "{message}");

@@ -37,8 +37,9 @@ fn requantize(x: &[f32], codes: &mut [u8], scale: f32, min: f32, lowest: i32, hi
     }
 }
 
+/// The largest of `values` and +0.
 fn largest(values: &[f32]) -> f32 {
-    values.iter().fold(0.0, |m: f32, v| m.max(*v))
+    values.iter().fold(0.0, |m, v| if *v > m { *v } else { m })
 }
 
 /// `top / max` or 0 where there is nothing to scale.

@@ -102,6 +102,8 @@ pub(super) struct Search {
 }
 
 /// Codes in `0..=top` with a minimum that is not positive: returns the fit and the *negated* minimum.
+///
+/// As in the reference, each candidate starts from the best minimum found so far.
 pub(super) fn affine<const N: usize>(x: &[f32; N], w: &[f32; N], top: i32, search: &Search) -> (Fit<N>, f32) {
     let mut min = x.iter().fold(f32::INFINITY, |m, v| v.min(m));
     let max = x.iter().fold(f32::NEG_INFINITY, |m, v| v.max(m));
@@ -123,13 +125,12 @@ pub(super) fn affine<const N: usize>(x: &[f32; N], w: &[f32; N], top: i32, searc
         }
         error
     };
-    let range_min = min;
     let inverse_scale = top as f32 / (max - min);
     let mut best = Fit { scale: 1.0 / inverse_scale, codes: codes_for(inverse_scale, min) };
     let mut best_error: f32 = error_of(best.scale, min, &best.codes);
     for i in 0..=search.steps {
-        let inverse_scale = (search.first + search.step * i as f32 + top as f32) / (max - range_min);
-        let codes = codes_for(inverse_scale, range_min);
+        let inverse_scale = (search.first + search.step * i as f32 + top as f32) / (max - min);
+        let codes = codes_for(inverse_scale, min);
         let (mut sum_l, mut sum_l2, mut sum_xl) = (0.0f32, 0.0f32, 0.0f32);
         for ((v, w), l) in x.iter().zip(w).zip(&codes) {
             let l = *l as f32;
