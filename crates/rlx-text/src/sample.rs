@@ -278,10 +278,10 @@ impl History {
             self.seen.push(id);
         }
         if self.window > 0 {
-            if self.recent.len() == self.window {
-                if let Some(old) = self.recent.pop_front() {
-                    self.count[old as usize] -= 1;
-                }
+            if self.recent.len() == self.window
+                && let Some(old) = self.recent.pop_front()
+            {
+                self.count[old as usize] -= 1;
             }
             self.recent.push_back(id);
         }

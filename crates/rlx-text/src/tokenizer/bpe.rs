@@ -162,11 +162,11 @@ impl ByteBpe {
 
     fn piece(&self, piece: &str, scratch: &mut Scratch, out: &mut Vec<u32>) -> Result<()> {
         let raw = piece.as_bytes();
-        if self.ignore_merges {
-            if let Some(&id) = self.whole.get(raw) {
-                out.push(id);
-                return Ok(());
-            }
+        if self.ignore_merges
+            && let Some(&id) = self.whole.get(raw)
+        {
+            out.push(id);
+            return Ok(());
         }
         if let Some(ids) = scratch.cache.get(raw) {
             out.extend_from_slice(ids);

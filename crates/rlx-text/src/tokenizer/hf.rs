@@ -123,10 +123,10 @@ impl Style {
         let listed = decoder.get("decoders").and_then(Value::as_array);
         let steps: Vec<&Value> = listed.map_or_else(|| vec![&decoder], |list| list.iter().collect());
         let kind = |step: &Value| step.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        if let [only] = steps.as_slice() {
-            if kind(only) == "ByteLevel" {
-                return Self::ByteLevel;
-            }
+        if let [only] = steps.as_slice()
+            && kind(only) == "ByteLevel"
+        {
+            return Self::ByteLevel;
         }
         let has = |name: &str| steps.iter().any(|s| kind(s) == name);
         let prefix = steps.iter().find(|s| kind(s) == "WordPiece").and_then(|s| s.get("prefix")).and_then(Value::as_str);
