@@ -58,10 +58,7 @@ impl Spin {
 
 /// Runs `step(ith)` on `n` threads again and again for `time`; returns the best and the median seconds.
 fn measure(n: usize, time: Duration, step: impl Fn(usize, &Spin) + Sync) -> (f64, f64) {
-    let spin = Spin {
-        n,
-        arrived: AtomicUsize::new(0),
-    };
+    let spin = Spin { n, arrived: AtomicUsize::new(0) };
     let stop = AtomicUsize::new(0);
     let mut seconds = std::thread::scope(|scope| {
         for ith in 1..n {
@@ -270,11 +267,7 @@ fn main() {
                             spec.prepare(&x, m, act_ptr as *mut u8, ith, t);
                             spin.wait();
                             let act = std::slice::from_raw_parts(act_ptr as *const u8, spec.bytes(m));
-                            let out = Output {
-                                ptr: y_ptr as *mut f32,
-                                stride: n,
-                                col: 0,
-                            };
+                            let out = Output { ptr: y_ptr as *mut f32, stride: n, col: 0 };
                             mm.run(w, &x, act, m, mm.share(ith, t), out);
                         }
                     });

@@ -1,4 +1,5 @@
 //! The CPU backend.
 
+pub mod attention;
 pub mod matmul;
 pub mod simd;

@@ -27,13 +27,7 @@ impl Numbers {
     }
 }
 
-const FAST: [BlockFormat; 5] = [
-    BlockFormat::Q4_0,
-    BlockFormat::Q8_0,
-    BlockFormat::Q4K,
-    BlockFormat::Q5K,
-    BlockFormat::Q6K,
-];
+const FAST: [BlockFormat; 5] = [BlockFormat::Q4_0, BlockFormat::Q8_0, BlockFormat::Q4K, BlockFormat::Q5K, BlockFormat::Q6K];
 
 /// A weight as in a file, and its values.
 struct Weight {
@@ -47,23 +41,14 @@ struct Weight {
 fn weight(ty: WeightType, n: usize, k: usize, r: &mut Numbers) -> Weight {
     let values = r.normals(n * k);
     let (bytes, values): (Vec<u8>, Vec<f32>) = match ty {
-        WeightType::F32 => (
-            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            values,
-        ),
+        WeightType::F32 => (values.iter().flat_map(|v| v.to_le_bytes()).collect(), values),
         WeightType::F16 => {
             let h: Vec<f16> = values.iter().map(|v| f16::from_f32(*v)).collect();
-            (
-                h.iter().flat_map(|v| v.to_le_bytes()).collect(),
-                h.iter().map(|v| v.to_f32()).collect(),
-            )
+            (h.iter().flat_map(|v| v.to_le_bytes()).collect(), h.iter().map(|v| v.to_f32()).collect())
         }
         WeightType::BF16 => {
             let h: Vec<bf16> = values.iter().map(|v| bf16::from_f32(*v)).collect();
-            (
-                h.iter().flat_map(|v| v.to_le_bytes()).collect(),
-                h.iter().map(|v| v.to_f32()).collect(),
-            )
+            (h.iter().flat_map(|v| v.to_le_bytes()).collect(), h.iter().map(|v| v.to_f32()).collect())
         }
         WeightType::Block(f) => {
             let mut bytes = vec![0; n * ty.row_bytes(k)];
@@ -73,13 +58,7 @@ fn weight(ty: WeightType, n: usize, k: usize, r: &mut Numbers) -> Weight {
             (bytes, values)
         }
     };
-    Weight {
-        ty,
-        n,
-        k,
-        bytes,
-        values,
-    }
+    Weight { ty, n, k, bytes, values }
 }
 
 impl Weight {
@@ -96,24 +75,15 @@ impl Weight {
             unsafe { spec.prepare(x, m, act.as_mut_ptr(), ith, 2) };
         }
         for ith in 0..2 {
-            let out = Output {
-                ptr: y.as_mut_ptr(),
-                stride,
-                col,
-            };
+            let out = Output { ptr: y.as_mut_ptr(), stride, col };
             // SAFETY: `y` holds `m` rows of `col + n` elements.
             unsafe { mm.run(&data, x, &act, m, mm.share(ith, 2), out) };
         }
         for row in y.chunks_exact(stride) {
             let outside = [row[0], row[1], row[stride - 1]];
-            assert!(
-                outside.iter().all(|v| v.is_nan()),
-                "columns outside the product are written"
-            );
+            assert!(outside.iter().all(|v| v.is_nan()), "columns outside the product are written");
         }
-        y.chunks_exact(stride)
-            .flat_map(|row| row[col..col + self.n].to_vec())
-            .collect()
+        y.chunks_exact(stride).flat_map(|row| row[col..col + self.n].to_vec()).collect()
     }
 
     /// The weight in memory, packed in two shares where it is packed.
@@ -145,10 +115,7 @@ fn check(what: &str, got: &[f32], want: &[(f64, f64)], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (i, (g, (w, size))) in got.iter().zip(want).enumerate() {
         let error = (f64::from(*g) - w).abs() / (size + 1e-30);
-        assert!(
-            error <= tolerance,
-            "{what}: element {i} is {g}, not {w}: {error:e} of the terms"
-        );
+        assert!(error <= tolerance, "{what}: element {i} is {g}, not {w}: {error:e} of the terms");
     }
 }
 
@@ -157,26 +124,14 @@ fn quantised(x: &[f32], len: usize) -> Vec<f32> {
     let mut out = Vec::new();
     for block in x.chunks(len) {
         let d = block.iter().fold(0f32, |a, v| a.max(v.abs())) / 127.0;
-        out.extend(block.iter().map(|v| {
-            if d > 0.0 {
-                (v * (1.0 / d)).round_ties_even() * d
-            } else {
-                0.0
-            }
-        }));
+        out.extend(block.iter().map(|v| if d > 0.0 { (v * (1.0 / d)).round_ties_even() * d } else { 0.0 }));
     }
     out
 }
 
 fn sizes(block: usize) -> Vec<(usize, usize, usize)> {
-    let mut all: Vec<_> = (1..18)
-        .map(|m| (m, 1 + (m * 29) % 70, block * (1 + m % 3)))
-        .collect();
-    all.extend(
-        (1..70)
-            .step_by(3)
-            .map(|n| (1 + n % 5, n, block * (1 + n % 2))),
-    );
+    let mut all: Vec<_> = (1..18).map(|m| (m, 1 + (m * 29) % 70, block * (1 + m % 3))).collect();
+    all.extend((1..70).step_by(3).map(|n| (1 + n % 5, n, block * (1 + n % 2))));
     all.push((37, 33, block * 1024 / block.min(1024)));
     all
 }
@@ -185,27 +140,12 @@ fn sizes(block: usize) -> Vec<(usize, usize, usize)> {
 fn exact_products_are_f32_products() {
     let mut types = vec![WeightType::F32, WeightType::F16, WeightType::BF16];
     types.extend(FAST.map(WeightType::Block));
-    types.extend(
-        [
-            BlockFormat::Q4_1,
-            BlockFormat::Q5_0,
-            BlockFormat::Q2K,
-            BlockFormat::Q3K,
-        ]
-        .map(WeightType::Block),
-    );
+    types.extend([BlockFormat::Q4_1, BlockFormat::Q5_0, BlockFormat::Q2K, BlockFormat::Q3K].map(WeightType::Block));
     let mut r = Numbers(7);
     for ty in types {
         let mut sizes = sizes(ty.block_len().max(32));
         if ty.block_len() == 1 {
-            sizes.extend([
-                (1, 5, 1),
-                (3, 9, 7),
-                (5, 4, 13),
-                (4, 6, 1031),
-                (2, 7, 33),
-                (26, 10, 2049),
-            ]);
+            sizes.extend([(1, 5, 1), (3, 9, 7), (5, 4, 13), (4, 6, 1031), (2, 7, 33), (26, 10, 2049)]);
         }
         for (m, n, k) in sizes {
             let (w, x) = (weight(ty, n, k, &mut r), r.normals(m * k));
@@ -229,22 +169,13 @@ fn fast_products_round_nothing_but_the_activations() {
                 let form = Matmul::new(ty, Mode::Fast, level, n, k).activation().form();
                 let len = if form == ActForm::Q8Block32 { 32 } else { 256 };
                 let got = w.product(Mode::Fast, level, &x, m);
-                check(
-                    &format!("{f:?} {level} {m}x{n}x{k}"),
-                    &got,
-                    &w.reference(&quantised(&x, len), m),
-                    2e-6,
-                );
+                check(&format!("{f:?} {level} {m}x{n}x{k}"), &got, &w.reference(&quantised(&x, len), m), 2e-6);
                 let (mut error, mut power) = (0.0, 0.0);
                 for (g, (w, _)) in got.iter().zip(w.reference(&x, m)) {
                     error += (f64::from(*g) - w).powi(2);
                     power += w * w;
                 }
-                assert!(
-                    error < 5e-4 * power || m * n < 64,
-                    "{f:?} {level}: NMSE {:e}",
-                    error / power
-                );
+                assert!(error < 5e-4 * power || m * n < 64, "{f:?} {level}: NMSE {:e}", error / power);
             }
         }
     }
@@ -273,21 +204,12 @@ fn extreme_weights_and_activations_do_not_overflow() {
             }
             f.dequantize(&w.bytes, &mut w.values).expect("whole blocks");
             let sign = |i: usize| {
-                if pattern % 2 == 0 || i % 3 == 0 {
-                    1.0
-                } else {
-                    -1.0
-                }
+                if pattern % 2 == 0 || i % 3 == 0 { 1.0 } else { -1.0 }
             };
             let x: Vec<f32> = (0..m * k).map(|i| 3.0 * sign(i)).collect();
             let want = w.reference(&x, m);
             for level in Level::available() {
-                check(
-                    &format!("{f:?} {level}"),
-                    &w.product(Mode::Fast, level, &x, m),
-                    &want,
-                    1e-5,
-                );
+                check(&format!("{f:?} {level}"), &w.product(Mode::Fast, level, &x, m), &want, 1e-5);
             }
         }
     }
@@ -314,11 +236,7 @@ fn unpacked_rows_are_the_files_rows() {
                 let mut row = vec![0.0; k];
                 for i in 0..n {
                     mm.unpack_row(&data, i, &mut row);
-                    assert_eq!(
-                        row,
-                        w.values[i * k..(i + 1) * k],
-                        "{f:?} {mode:?} {level}, row {i}"
-                    );
+                    assert_eq!(row, w.values[i * k..(i + 1) * k], "{f:?} {mode:?} {level}, row {i}");
                 }
             }
         }
@@ -332,24 +250,15 @@ fn packed_weights_are_at_most_four_percent_larger() {
             let ty = WeightType::Block(f);
             let mm = Matmul::new(ty, Mode::Fast, level, 1024, 1024);
             let file = 1024 * ty.row_bytes(1024);
-            assert!(
-                mm.bytes() * 100 <= file * 104,
-                "{f:?} {level}: {} of {file}",
-                mm.bytes()
-            );
-            assert_eq!(
-                mm.group_bytes() % 64,
-                0,
-                "{f:?} {level}: groups keep cache lines"
-            );
+            assert!(mm.bytes() * 100 <= file * 104, "{f:?} {level}: {} of {file}", mm.bytes());
+            assert_eq!(mm.group_bytes() % 64, 0, "{f:?} {level}: groups keep cache lines");
         }
     }
 }
 
 #[test]
 fn weights_of_one_family_share_activations() {
-    let spec =
-        |f| Matmul::new(WeightType::Block(f), Mode::Fast, Level::Scalar, 8, 256).activation();
+    let spec = |f| Matmul::new(WeightType::Block(f), Mode::Fast, Level::Scalar, 8, 256).activation();
     assert_eq!(spec(BlockFormat::Q4K), spec(BlockFormat::Q6K));
     assert_eq!(spec(BlockFormat::Q4_0), spec(BlockFormat::Q8_0));
     assert_ne!(spec(BlockFormat::Q4_0), spec(BlockFormat::Q4K));
@@ -364,10 +273,7 @@ fn not_a_number_reaches_the_output() {
             x[77] = bad;
             for level in Level::available() {
                 let y = w.product(Mode::Fast, level, &x, 1);
-                assert!(
-                    y.iter().all(|v| !v.is_finite()),
-                    "{f:?} {level}: {bad} is lost"
-                );
+                assert!(y.iter().all(|v| !v.is_finite()), "{f:?} {level}: {bad} is lost");
             }
         }
     }

@@ -81,12 +81,7 @@ impl ActSpec {
         if bytes == 0 {
             return;
         }
-        assert!(
-            x.len() >= m * self.k,
-            "{} activations, not {m} rows of {}",
-            x.len(),
-            self.k
-        );
+        assert!(x.len() >= m * self.k, "{} activations, not {m} rows of {}", x.len(), self.k);
         let n_blocks = self.k / len;
         let n = m * n_blocks;
         let mut at = n * ith / nth;
@@ -132,9 +127,7 @@ fn tile_of(row: usize, m: usize, full: usize) -> (usize, usize) {
     if row < whole {
         return (row / full * full, full);
     }
-    let (start, t) = tiles(m - whole, full)
-        .find(|(s, t)| row - whole < s + t)
-        .expect("the row is below m");
+    let (start, t) = tiles(m - whole, full).find(|(s, t)| row - whole < s + t).expect("the row is below m");
     (whole + start, t)
 }
 
@@ -162,21 +155,14 @@ impl Kernel for Quantise {
                         let (d, sums) = quantise::<S, 32>(s, self.x.add(32 * b), to);
                         let sum: i32 = sums.iter().take(2).sum();
                         to.add(b32::SCALE).cast::<f32>().write_unaligned(d);
-                        to.add(b32::SUM)
-                            .cast::<f32>()
-                            .write_unaligned(d * sum as f32);
+                        to.add(b32::SUM).cast::<f32>().write_unaligned(d * sum as f32);
                     }
                     ActForm::Q8Super256 => {
                         let (d, sums) = quantise::<S, 256>(s, self.x.add(256 * b), to);
                         let sums16 = sums.map(|v| v as i16);
-                        let sums32: [i16; 8] =
-                            std::array::from_fn(|i| sums16[2 * i] + sums16[2 * i + 1]);
-                        to.add(s256::SUMS16)
-                            .cast::<[i16; 16]>()
-                            .write_unaligned(sums16);
-                        to.add(s256::SUMS32)
-                            .cast::<[i16; 8]>()
-                            .write_unaligned(sums32);
+                        let sums32: [i16; 8] = std::array::from_fn(|i| sums16[2 * i] + sums16[2 * i + 1]);
+                        to.add(s256::SUMS16).cast::<[i16; 16]>().write_unaligned(sums16);
+                        to.add(s256::SUMS32).cast::<[i16; 8]>().write_unaligned(sums32);
                         to.add(s256::SCALE).cast::<f32>().write_unaligned(d);
                     }
                 }

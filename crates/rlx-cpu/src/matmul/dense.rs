@@ -4,6 +4,7 @@
 //! are, widening in registers; many rows widen a tile of [`ROWS`] rows into a buffer once, in pieces of [`DEPTH`].
 
 use super::{Output, WeightType};
+use crate::simd::element::{Bf16, Element, F16, F32};
 use crate::simd::{Kernel, Level, Simd, dispatch};
 use half::{bf16, f16};
 use std::cell::RefCell;
@@ -18,29 +19,15 @@ const DEPTH: usize = 1024;
 const ACT_BLOCK_BYTES: usize = 256 << 10;
 /// Most activation rows for which weights are widened in registers.
 const FEW: usize = 3;
-const ONE_ROW: bool = true;
+/// How far before its use a single row's pass over the weights asks for memory, in bytes.
+const AHEAD: usize = 4096;
 
 /// Multiplies `m` rows `x` of `k` elements with the weight's `rows`.
 ///
 /// # Safety
 /// `w` holds all of these rows, `x` is `m * k` long, and the output belongs to the caller.
-pub(super) unsafe fn run(
-    level: Level,
-    ty: WeightType,
-    w: &[u8],
-    x: &[f32],
-    m: usize,
-    k: usize,
-    rows: Range<usize>,
-    y: Output,
-) {
-    let job = Job {
-        w: w.as_ptr(),
-        row_bytes: ty.row_bytes(k),
-        x: x.as_ptr(),
-        k,
-        y,
-    };
+pub(super) unsafe fn run(level: Level, ty: WeightType, w: &[u8], x: &[f32], m: usize, k: usize, rows: Range<usize>, y: Output) {
+    let job = Job { w: w.as_ptr(), row_bytes: ty.row_bytes(k), x: x.as_ptr(), k, y };
     if m <= FEW {
         match ty {
             WeightType::F32 => return few::<F32>(level, job, m, rows),
@@ -52,14 +39,7 @@ pub(super) unsafe fn run(
     let block = (ACT_BLOCK_BYTES / (4 * DEPTH.min(k))).max(24) / 24 * 24;
     for m0 in (0..m).step_by(block) {
         for k0 in (0..k).step_by(DEPTH) {
-            let piece = Piece {
-                level,
-                ty,
-                w,
-                m: m0..m.min(m0 + block),
-                k: k0..k.min(k0 + DEPTH),
-                rows: rows.clone(),
-            };
+            let piece = Piece { level, ty, w, m: m0..m.min(m0 + block), k: k0..k.min(k0 + DEPTH), rows: rows.clone() };
             // SAFETY: the piece is within the operands.
             unsafe { piece.run(job) }
         }
@@ -68,28 +48,16 @@ pub(super) unsafe fn run(
 
 /// Widens the elements of part of a row, or dequantises its blocks, exactly.
 pub(super) fn widen(ty: WeightType, bytes: &[u8], out: &mut [f32]) {
-    let halves = || {
-        bytes
-            .chunks_exact(2)
-            .map(|b| u16::from_le_bytes([b[0], b[1]]))
-    };
+    let halves = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     match ty {
         WeightType::F32 => {
             for (o, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
                 *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
             }
         }
-        WeightType::F16 => out
-            .iter_mut()
-            .zip(halves())
-            .for_each(|(o, b)| *o = f16::from_bits(b).to_f32()),
-        WeightType::BF16 => out
-            .iter_mut()
-            .zip(halves())
-            .for_each(|(o, b)| *o = bf16::from_bits(b).to_f32()),
-        WeightType::Block(f) => f
-            .dequantize(bytes, out)
-            .expect("whole blocks on both sides"),
+        WeightType::F16 => out.iter_mut().zip(halves()).for_each(|(o, b)| *o = f16::from_bits(b).to_f32()),
+        WeightType::BF16 => out.iter_mut().zip(halves()).for_each(|(o, b)| *o = bf16::from_bits(b).to_f32()),
+        WeightType::Block(f) => f.dequantize(bytes, out).expect("whole blocks on both sides"),
     }
 }
 
@@ -106,30 +74,9 @@ struct Job {
 /// All weight rows times up to [`FEW`] activation rows.
 fn few<E: Element>(level: Level, job: Job, m: usize, rows: Range<usize>) {
     match m {
-        1 => dispatch(
-            level,
-            Few::<E, 1> {
-                job,
-                rows,
-                element: PhantomData,
-            },
-        ),
-        2 => dispatch(
-            level,
-            Few::<E, 2> {
-                job,
-                rows,
-                element: PhantomData,
-            },
-        ),
-        3 => dispatch(
-            level,
-            Few::<E, 3> {
-                job,
-                rows,
-                element: PhantomData,
-            },
-        ),
+        1 => dispatch(level, Few::<E, 1> { job, rows, element: PhantomData }),
+        2 => dispatch(level, Few::<E, 2> { job, rows, element: PhantomData }),
+        3 => dispatch(level, Few::<E, 3> { job, rows, element: PhantomData }),
         _ => unreachable!("few rows are at most three"),
     }
 }
@@ -145,19 +92,14 @@ impl<E: Element, const T: usize> Kernel for Few<E, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Job {
-            w,
-            row_bytes,
-            x,
-            k,
-            y,
-        } = self.job;
+        let Job { w, row_bytes, x, k, y } = self.job;
         let mut row = self.rows.start;
         while row < self.rows.end {
             // SAFETY: `run` was promised valid operands.
             unsafe {
                 let at = w.add(row * row_bytes);
-                if ONE_ROW && T == 1 {
+                if T == 1 {
+                    // Memory is the limit: one stream, read in order.
                     let sums = dot::<S, E, 1, T, 8>(s, at, row_bytes, x, k, k);
                     put(y, 0, row, &sums, false);
                     row += 1;
@@ -177,13 +119,7 @@ impl<E: Element, const T: usize> Kernel for Few<E, T> {
 
 /// Writes or adds `sums[row][t]` at the output's rows from `m` and columns from `row`.
 #[inline(always)]
-unsafe fn put<const R: usize, const T: usize>(
-    y: Output,
-    m: usize,
-    row: usize,
-    sums: &[[f32; T]; R],
-    add: bool,
-) {
+unsafe fn put<const R: usize, const T: usize>(y: Output, m: usize, row: usize, sums: &[[f32; T]; R], add: bool) {
     for t in 0..T {
         for r in 0..R {
             // SAFETY: the caller owns these elements of the output.
@@ -215,23 +151,13 @@ impl Piece<'_> {
         TILE.with_borrow_mut(|tile| {
             tile.resize(ROWS * DEPTH, 0.0);
             let depth = self.k.len();
-            let (from, to) = (
-                self.ty.row_bytes(self.k.start),
-                self.ty.row_bytes(self.k.end),
-            );
+            let (from, to) = (self.ty.row_bytes(self.k.start), self.ty.row_bytes(self.k.end));
             for row in self.rows.clone().step_by(ROWS) {
                 let n = ROWS.min(self.rows.end - row);
                 for r in 0..n {
                     let bytes = &self.w[(row + r) * job.row_bytes..][from..to];
                     let out = &mut tile[r * DEPTH..][..depth];
-                    dispatch(
-                        self.level,
-                        Widen {
-                            ty: self.ty,
-                            bytes,
-                            out,
-                        },
-                    );
+                    dispatch(self.level, Widen { ty: self.ty, bytes, out });
                 }
                 let many = Many {
                     tile: tile.as_ptr(),
@@ -279,10 +205,7 @@ fn widen_with<S: Simd, E: Element>(s: S, bytes: &[u8], out: &mut [f32]) {
     // SAFETY: all indices are below `n`, which both slices reach.
     unsafe {
         while i + S::LANES <= n {
-            s.store(
-                out.as_mut_ptr().add(i),
-                E::load(s, bytes.as_ptr().add(i * E::BYTES)),
-            );
+            s.store(out.as_mut_ptr().add(i), E::load(s, bytes.as_ptr().add(i * E::BYTES)));
             i += S::LANES;
         }
         while i < n {
@@ -343,18 +266,11 @@ impl Many {
     }
 
     #[inline(always)]
-    fn tokens<S: Simd, const R: usize, const T: usize>(
-        &self,
-        s: S,
-        m: usize,
-        row: usize,
-        tile: *const f32,
-    ) {
+    fn tokens<S: Simd, const R: usize, const T: usize>(&self, s: S, m: usize, row: usize, tile: *const f32) {
         // SAFETY: the tile holds R rows, the activations T rows from `m`.
         unsafe {
             let x = self.x.add(m * self.stride);
-            let sums =
-                dot::<S, F32, R, T, 1>(s, tile.cast(), 4 * DEPTH, x, self.stride, self.depth);
+            let sums = dot::<S, F32, R, T, 1>(s, tile.cast(), 4 * DEPTH, x, self.stride, self.depth);
             put(self.y, m, row, &sums, self.add);
         }
     }
@@ -383,7 +299,9 @@ unsafe fn dot<S: Simd, E: Element, const R: usize, const T: usize, const U: usiz
                 let xs: [S::F; T] = std::array::from_fn(|t| s.load(x.add(t * stride + at)));
                 for r in 0..R {
                     let ws = E::load(s, w.add(r * row_bytes + at * E::BYTES));
-                    if ONE_ROW && U > 2 { s.prefetch(w.wrapping_add(r * row_bytes + at * E::BYTES + 4096)); }
+                    if U == 8 {
+                        s.prefetch(w.wrapping_add(r * row_bytes + at * E::BYTES + AHEAD));
+                    }
                     for t in 0..T {
                         acc[u][r][t] = s.fma(ws, xs[t], acc[u][r][t]);
                     }
@@ -421,62 +339,5 @@ unsafe fn dot<S: Simd, E: Element, const R: usize, const T: usize, const U: usiz
             i += 1;
         }
         sums
-    }
-}
-
-/// An element type that widens to f32.
-trait Element {
-    const BYTES: usize;
-    /// # Safety
-    /// `p` is readable for `S::LANES` elements.
-    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F;
-    /// # Safety
-    /// `p` is readable for one element.
-    unsafe fn one(p: *const u8) -> f32;
-}
-
-struct F32;
-struct F16;
-struct Bf16;
-
-impl Element for F32 {
-    const BYTES: usize = 4;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
-        // SAFETY: the method's contract.
-        unsafe { s.load(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn one(p: *const u8) -> f32 {
-        // SAFETY: the method's contract.
-        unsafe { p.cast::<f32>().read_unaligned() }
-    }
-}
-
-impl Element for F16 {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
-        // SAFETY: the method's contract.
-        unsafe { s.load_f16(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn one(p: *const u8) -> f32 {
-        // SAFETY: the method's contract.
-        f16::from_bits(unsafe { p.cast::<u16>().read_unaligned() }).to_f32()
-    }
-}
-
-impl Element for Bf16 {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
-        // SAFETY: the method's contract.
-        unsafe { s.load_bf16(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn one(p: *const u8) -> f32 {
-        // SAFETY: the method's contract.
-        bf16::from_bits(unsafe { p.cast::<u16>().read_unaligned() }).to_f32()
     }
 }

@@ -96,23 +96,12 @@ impl Matmul {
     /// # Panics
     /// When `k` is not a multiple of the type's block length.
     pub fn new(ty: WeightType, mode: Mode, level: Level, n: usize, k: usize) -> Self {
-        assert_eq!(
-            k % ty.block_len(),
-            0,
-            "rows of {k} elements do not divide into blocks of {}",
-            ty.block_len()
-        );
+        assert_eq!(k % ty.block_len(), 0, "rows of {k} elements do not divide into blocks of {}", ty.block_len());
         let layout = match (ty, mode) {
             (WeightType::Block(f), Mode::Fast) => Layout::of(f),
             _ => Layout::Raw,
         };
-        Matmul {
-            ty,
-            level,
-            layout,
-            n,
-            k,
-        }
+        Matmul { ty, level, layout, n, k }
     }
 
     /// Rows of the weight: output columns.
@@ -137,11 +126,7 @@ impl Matmul {
 
     /// Rows that are stored and computed together; work is split among threads by groups.
     pub fn group_rows(&self) -> usize {
-        if self.is_raw() {
-            dense::ROWS
-        } else {
-            self.level.lanes()
-        }
+        if self.is_raw() { dense::ROWS } else { self.level.lanes() }
     }
 
     /// Number of groups; the last one may be filled up with rows that are never written to the output.
@@ -167,11 +152,7 @@ impl Matmul {
 
     /// The form of activations that [`Matmul::run`] reads.
     pub fn activation(&self) -> ActSpec {
-        ActSpec {
-            form: self.layout.act_form(),
-            level: self.level,
-            k: self.k,
-        }
+        ActSpec { form: self.layout.act_form(), level: self.level, k: self.k }
     }
 
     /// The groups that thread `ith` of `nth` computes.
@@ -188,32 +169,13 @@ impl Matmul {
     pub fn pack(&self, src: &[u8], groups: Range<usize>, dst: &mut [u8]) {
         let (row_bytes, lanes) = (self.ty.row_bytes(self.k), self.level.lanes());
         assert!(!self.is_raw(), "the file's bytes are used in place");
-        assert_eq!(
-            src.len(),
-            self.n * row_bytes,
-            "bytes of {:?}[{}, {}]",
-            self.ty,
-            self.n,
-            self.k
-        );
-        assert_eq!(
-            dst.len(),
-            groups.len() * self.group_bytes(),
-            "bytes of {} packed groups",
-            groups.len()
-        );
+        assert_eq!(src.len(), self.n * row_bytes, "bytes of {:?}[{}, {}]", self.ty, self.n, self.k);
+        assert_eq!(dst.len(), groups.len() * self.group_bytes(), "bytes of {} packed groups", groups.len());
         for (group, out) in groups.zip(dst.chunks_exact_mut(self.group_bytes())) {
             let first = group * lanes;
             let last = self.n.min(first + lanes);
             let rows = &src[first * row_bytes..last * row_bytes];
-            pack::pack_group(
-                self.layout,
-                rows,
-                row_bytes,
-                lanes,
-                self.level.i8_bias(),
-                out,
-            );
+            pack::pack_group(self.layout, rows, row_bytes, lanes, self.level.i8_bias(), out);
         }
     }
 
@@ -248,50 +210,22 @@ impl Matmul {
     ///
     /// # Panics
     /// When a slice is too short.
-    pub unsafe fn run(
-        &self,
-        w: &[u8],
-        x: &[f32],
-        act: &[u8],
-        m: usize,
-        groups: Range<usize>,
-        y: Output,
-    ) {
+    pub unsafe fn run(&self, w: &[u8], x: &[f32], act: &[u8], m: usize, groups: Range<usize>, y: Output) {
         if m == 0 || groups.is_empty() {
             return;
         }
-        assert!(
-            groups.end <= self.n_groups(),
-            "group {} of {}",
-            groups.end,
-            self.n_groups()
-        );
-        assert!(
-            w.len() >= self.bytes(),
-            "{} bytes of weights, not {}",
-            w.len(),
-            self.bytes()
-        );
+        assert!(groups.end <= self.n_groups(), "group {} of {}", groups.end, self.n_groups());
+        assert!(w.len() >= self.bytes(), "{} bytes of weights, not {}", w.len(), self.bytes());
         match self.layout {
             Layout::Raw => {
-                assert!(
-                    x.len() >= m * self.k,
-                    "{} activations, not {m} rows of {}",
-                    x.len(),
-                    self.k
-                );
+                assert!(x.len() >= m * self.k, "{} activations, not {m} rows of {}", x.len(), self.k);
                 let rows = groups.start * dense::ROWS..self.n.min(groups.end * dense::ROWS);
                 // SAFETY: the lengths are checked above; `y` is the caller's promise.
                 unsafe { dense::run(self.level, self.ty, w, x, m, self.k, rows, y) }
             }
             layout => {
                 let spec = self.activation();
-                assert!(
-                    act.len() >= spec.bytes(m),
-                    "{} bytes of prepared activations, not {}",
-                    act.len(),
-                    spec.bytes(m)
-                );
+                assert!(act.len() >= spec.bytes(m), "{} bytes of prepared activations, not {}", act.len(), spec.bytes(m));
                 let job = quant::Job {
                     w: w.as_ptr(),
                     group_bytes: self.group_bytes(),

@@ -7,14 +7,7 @@ use super::layout::Layout;
 const LOW: u32 = 0x0f0f_0f0f;
 
 /// Packs up to `lanes` rows (`rows.len() / row_bytes`); the missing ones become zeros.
-pub(super) fn pack_group(
-    l: Layout,
-    rows: &[u8],
-    row_bytes: usize,
-    lanes: usize,
-    i8_bias: u8,
-    dst: &mut [u8],
-) {
+pub(super) fn pack_group(l: Layout, rows: &[u8], row_bytes: usize, lanes: usize, i8_bias: u8, dst: &mut [u8]) {
     let (block, n_rows) = (l.format().block_bytes(), rows.len() / row_bytes);
     let n_blocks = row_bytes / block;
     let (header, body) = dst.split_at_mut(l.header_bytes(lanes, n_blocks * l.block_len()));
@@ -28,11 +21,7 @@ pub(super) fn pack_group(
         let out = &mut body[b * body_len..][..body_len];
         for r in 0..n_rows {
             let raw = &rows[r * row_bytes + b * block..][..block];
-            let mut to = Lane {
-                bytes: &mut *out,
-                lanes,
-                row: r,
-            };
+            let mut to = Lane { bytes: &mut *out, lanes, row: r };
             let halves = match l {
                 Layout::Q4_0 => pack_q4_0(raw, &mut to),
                 Layout::Q8_0 => pack_q8_0(raw, bias, &mut to),
@@ -50,14 +39,7 @@ pub(super) fn pack_group(
 }
 
 /// Dequantises lane `row` of a group into `out` (`k` elements).
-pub(super) fn unpack_row(
-    l: Layout,
-    group: &[u8],
-    row: usize,
-    lanes: usize,
-    i8_bias: u8,
-    out: &mut [f32],
-) {
+pub(super) fn unpack_row(l: Layout, group: &[u8], row: usize, lanes: usize, i8_bias: u8, out: &mut [f32]) {
     let header_bytes = l.header_bytes(lanes, out.len());
     let (header, body) = group.split_at(header_bytes);
     let body_len = l.body_bytes() * lanes;
@@ -66,11 +48,7 @@ pub(super) fn unpack_row(
     let mut raw = [0u8; 256];
     let raw = &mut raw[..format.block_bytes()];
     for (b, out) in out.chunks_exact_mut(l.block_len()).enumerate() {
-        let from = View {
-            bytes: &body[b * body_len..][..body_len],
-            lanes,
-            row,
-        };
+        let from = View { bytes: &body[b * body_len..][..body_len], lanes, row };
         let half = |i: usize| {
             let at = 2 * ((b * l.n_halves() + i) * lanes + row);
             [header[at], header[at + 1]]
@@ -83,9 +61,7 @@ pub(super) fn unpack_row(
             Layout::Q6K => unpack_q6k(from, half(0), raw),
             Layout::Raw => unreachable!("the file's bytes are not packed"),
         }
-        format
-            .dequantize(raw, out)
-            .expect("one block on both sides");
+        format.dequantize(raw, out).expect("one block on both sides");
     }
 }
 
@@ -121,10 +97,7 @@ struct View<'a> {
 
 impl View<'_> {
     fn word(self, base: usize, i: usize) -> u32 {
-        word(
-            self.bytes,
-            base * self.lanes + 4 * (i * self.lanes + self.row),
-        )
+        word(self.bytes, base * self.lanes + 4 * (i * self.lanes + self.row))
     }
 
     fn scale(self, base: usize, i: usize) -> u8 {
@@ -284,10 +257,8 @@ fn pack_q6k(raw: &[u8], to: &mut Lane<'_>) -> [[u8; 2]; 2] {
         for part in 0..2 {
             // Elements l and l + 64 share the bytes of `a`, l + 32 and l + 96 those of `b`.
             let a: [u32; 4] = std::array::from_fn(|i| word(raw, 64 * half + 16 * part + 4 * i));
-            let b: [u32; 4] =
-                std::array::from_fn(|i| word(raw, 64 * half + 32 + 16 * part + 4 * i));
-            let h: [u32; 4] =
-                std::array::from_fn(|i| word(raw, Q6K_HIGH + 32 * half + 16 * part + 4 * i));
+            let b: [u32; 4] = std::array::from_fn(|i| word(raw, 64 * half + 32 + 16 * part + 4 * i));
+            let h: [u32; 4] = std::array::from_fn(|i| word(raw, Q6K_HIGH + 32 * half + 16 * part + 4 * i));
             let low = [
                 [lows(a[0], a[1]), lows(a[2], a[3])],
                 [lows(b[0], b[1]), lows(b[2], b[3])],
@@ -298,8 +269,7 @@ fn pack_q6k(raw: &[u8], to: &mut Lane<'_>) -> [[u8; 2]; 2] {
                 let unit = 3 * (8 * half + 2 * q + part);
                 to.word(16, unit, low[q][0]);
                 to.word(16, unit + 1, low[q][1]);
-                let high =
-                    (0..4).fold(0, |w, i| w | (((h[i] >> (2 * q)) & 0x0303_0303) << (2 * i)));
+                let high = (0..4).fold(0, |w, i| w | (((h[i] >> (2 * q)) & 0x0303_0303) << (2 * i)));
                 to.word(16, unit + 2, high);
             }
         }
@@ -316,19 +286,14 @@ fn unpack_q6k(from: View<'_>, d: [u8; 2], raw: &mut [u8]) {
         for part in 0..2 {
             let unit = |q: usize, i: usize| from.word(16, 3 * (8 * half + 2 * q + part) + i);
             for i in 0..2 {
-                let (at, p) = (
-                    64 * half + 16 * part + 8 * i,
-                    [0, 1, 2, 3].map(|q| unit(q, i)),
-                );
+                let (at, p) = (64 * half + 16 * part + 8 * i, [0, 1, 2, 3].map(|q| unit(q, i)));
                 put(raw, at, lows(p[0], p[2]));
                 put(raw, at + 4, highs(p[0], p[2]));
                 put(raw, at + 32, lows(p[1], p[3]));
                 put(raw, at + 36, highs(p[1], p[3]));
             }
             for i in 0..4 {
-                let bits = (0..4).fold(0, |w, q| {
-                    w | (((unit(q, 2) >> (2 * i)) & 0x0303_0303) << (2 * q))
-                });
+                let bits = (0..4).fold(0, |w, q| w | (((unit(q, 2) >> (2 * i)) & 0x0303_0303) << (2 * q)));
                 put(raw, Q6K_HIGH + 32 * half + 16 * part + 4 * i, bits);
             }
         }

@@ -58,11 +58,7 @@ fn blocked<Q: Quant>(level: Level, job: Job, m: usize, groups: Range<usize>) {
         let mut g0 = groups.start;
         while g0 < groups.end {
             // A single tile needs no blocking of the weights.
-            let g1 = if rows == 1 || rows == tile {
-                groups.end
-            } else {
-                groups.end.min(g0 + block_groups)
-            };
+            let g1 = if rows == 1 || rows == tile { groups.end } else { groups.end.min(g0 + block_groups) };
             if whole > 0 {
                 tiles::<Q>(level, tile, job, g0..g1, m0..m0 + whole);
             }
@@ -96,12 +92,7 @@ struct Tiles<Q, const T: usize> {
 
 impl<Q: Quant, const T: usize> Tiles<Q, T> {
     fn new(job: Job, groups: Range<usize>, rows: Range<usize>) -> Self {
-        Tiles {
-            job,
-            groups,
-            rows,
-            format: std::marker::PhantomData,
-        }
+        Tiles { job, groups, rows, format: std::marker::PhantomData }
     }
 }
 
@@ -113,15 +104,7 @@ impl<Q: Quant, const T: usize> Kernel for Tiles<Q, T> {
         if T > S::TILE {
             return;
         }
-        let Job {
-            w,
-            group_bytes,
-            header_bytes,
-            n_blocks,
-            n,
-            act,
-            y,
-        } = self.job;
+        let Job { w, group_bytes, header_bytes, n_blocks, n, act, y } = self.job;
         for group in self.groups {
             let column = group * S::LANES;
             let count = S::LANES.min(n - column);
@@ -129,19 +112,9 @@ impl<Q: Quant, const T: usize> Kernel for Tiles<Q, T> {
                 // SAFETY: `run` was promised valid operands for these groups and rows.
                 unsafe {
                     let header = w.add(group * group_bytes);
-                    let sums = Q::tile::<S, T>(
-                        s,
-                        header.cast(),
-                        header.add(header_bytes),
-                        act.add(row * n_blocks * Q::RECORD),
-                        n_blocks,
-                    );
+                    let sums = Q::tile::<S, T>(s, header.cast(), header.add(header_bytes), act.add(row * n_blocks * Q::RECORD), n_blocks);
                     for t in 0..T {
-                        s.store_first(
-                            y.ptr.add((row + t) * y.stride + y.col + column),
-                            sums[t],
-                            count,
-                        );
+                        s.store_first(y.ptr.add((row + t) * y.stride + y.col + column), sums[t], count);
                     }
                 }
             }
@@ -158,13 +131,7 @@ trait Quant: 'static {
     ///
     /// # Safety
     /// `header` and `body` are a group's, `act` a tile's, each of `n` blocks.
-    unsafe fn tile<S: Simd, const T: usize>(
-        s: S,
-        header: *const u16,
-        body: *const u8,
-        act: *const u8,
-        n: usize,
-    ) -> [S::F; T];
+    unsafe fn tile<S: Simd, const T: usize>(s: S, header: *const u16, body: *const u8, act: *const u8, n: usize) -> [S::F; T];
 }
 
 /// The f32 at byte `at`.
@@ -181,13 +148,7 @@ impl Quant for Q4_0 {
 
     /// `d·da·(Σ q·a) - 8·d·da·Σ a`, codes `q` in 0..16.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(
-        s: S,
-        header: *const u16,
-        body: *const u8,
-        act: *const u8,
-        n: usize,
-    ) -> [S::F; T] {
+    unsafe fn tile<S: Simd, const T: usize>(s: S, header: *const u16, body: *const u8, act: *const u8, n: usize) -> [S::F; T] {
         let mut acc = [s.splat(0.0); T];
         let eight = s.splat(8.0);
         for b in 0..n {
@@ -215,13 +176,7 @@ impl Quant for Q4_0 {
 
 /// Adds the products of two chunks of codes (low and high nibbles of `w`) with the eight activations at `a`.
 #[inline(always)]
-unsafe fn nibbles<S: Simd, const T: usize>(
-    s: S,
-    part: &mut [S::Part; T],
-    w: S::B,
-    a: *const u8,
-    step: usize,
-) {
+unsafe fn nibbles<S: Simd, const T: usize>(s: S, part: &mut [S::Part; T], w: S::B, a: *const u8, step: usize) {
     let (lo, hi) = (s.bits_shr::<0>(w, 15), s.bits_shr::<4>(w, 15));
     for t in 0..T {
         // SAFETY: the caller points at eight activations of each of T records, `step` bytes apart.
@@ -240,13 +195,7 @@ impl Quant for Q8_0 {
 
     /// `d·da·(Σ w·a)`, less the bias of packed weights times `Σ a`.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(
-        s: S,
-        header: *const u16,
-        body: *const u8,
-        act: *const u8,
-        n: usize,
-    ) -> [S::F; T] {
+    unsafe fn tile<S: Simd, const T: usize>(s: S, header: *const u16, body: *const u8, act: *const u8, n: usize) -> [S::F; T] {
         let mut acc = [s.splat(0.0); T];
         let bias = s.splat(f32::from(S::I8_BIAS));
         for b in 0..n {
@@ -316,13 +265,7 @@ impl Quant for Q4K {
     const RECORD: usize = s256::BYTES;
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(
-        s: S,
-        header: *const u16,
-        body: *const u8,
-        act: *const u8,
-        n: usize,
-    ) -> [S::F; T] {
+    unsafe fn tile<S: Simd, const T: usize>(s: S, header: *const u16, body: *const u8, act: *const u8, n: usize) -> [S::F; T] {
         let mut acc = [s.splat(0.0); T];
         for b in 0..n {
             // SAFETY: block `b` of the group and of the tile.
@@ -344,14 +287,7 @@ impl Quant for Q4K {
                         }
                     }
                 }
-                with_mins(
-                    s,
-                    &mut acc,
-                    sums,
-                    header.add(2 * b * S::LANES),
-                    block.add(8 * S::LANES),
-                    a,
-                );
+                with_mins(s, &mut acc, sums, header.add(2 * b * S::LANES), block.add(8 * S::LANES), a);
             }
         }
         acc
@@ -364,13 +300,7 @@ impl Quant for Q5K {
     const RECORD: usize = s256::BYTES;
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(
-        s: S,
-        header: *const u16,
-        body: *const u8,
-        act: *const u8,
-        n: usize,
-    ) -> [S::F; T] {
+    unsafe fn tile<S: Simd, const T: usize>(s: S, header: *const u16, body: *const u8, act: *const u8, n: usize) -> [S::F; T] {
         let mut acc = [s.splat(0.0); T];
         for b in 0..n {
             // SAFETY: block `b` of the group and of the tile.
@@ -408,14 +338,7 @@ impl Quant for Q5K {
                         }
                     }
                 }
-                with_mins(
-                    s,
-                    &mut acc,
-                    sums,
-                    header.add(2 * b * S::LANES),
-                    block.add(8 * S::LANES),
-                    a,
-                );
+                with_mins(s, &mut acc, sums, header.add(2 * b * S::LANES), block.add(8 * S::LANES), a);
             }
         }
         acc
@@ -429,13 +352,7 @@ impl Quant for Q6K {
 
     /// `d·da·(Σ scale·(Σ q·a) - 32·Σ scale·(Σ a))`, codes `q` in 0..64.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(
-        s: S,
-        header: *const u16,
-        body: *const u8,
-        act: *const u8,
-        n: usize,
-    ) -> [S::F; T] {
+    unsafe fn tile<S: Simd, const T: usize>(s: S, header: *const u16, body: *const u8, act: *const u8, n: usize) -> [S::F; T] {
         let mut acc = [s.splat(0.0); T];
         for b in 0..n {
             // SAFETY: block `b` of the group and of the tile.

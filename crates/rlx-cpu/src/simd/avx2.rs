@@ -11,9 +11,7 @@ impl Avx2 {
     /// `None` where the processor lacks any of them.
     #[inline]
     pub fn new() -> Option<Self> {
-        let has = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
+        let has = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         has.then_some(Avx2(()))
     }
 }
@@ -74,9 +72,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u16) -> __m256 {
-        with!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(
-            _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()))
-        )))
+        with!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))))
     }
     #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
@@ -177,17 +173,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn bits_shr<const N: u32>(self, b: __m256i, mask: u8) -> __m256i {
-        with!(_mm256_and_si256(
-            _mm256_srl_epi16(b, _mm_cvtsi32_si128(N as i32)),
-            _mm256_set1_epi8(mask as i8)
-        ))
+        with!(_mm256_and_si256(_mm256_srl_epi16(b, _mm_cvtsi32_si128(N as i32)), _mm256_set1_epi8(mask as i8)))
     }
     #[inline(always)]
     fn bits_shl<const N: u32>(self, b: __m256i, mask: u8) -> __m256i {
-        with!(_mm256_and_si256(
-            _mm256_sll_epi16(b, _mm_cvtsi32_si128(N as i32)),
-            _mm256_set1_epi8(mask as i8)
-        ))
+        with!(_mm256_and_si256(_mm256_sll_epi16(b, _mm_cvtsi32_si128(N as i32)), _mm256_set1_epi8(mask as i8)))
     }
     #[inline(always)]
     fn or(self, a: __m256i, b: __m256i) -> __m256i {
@@ -217,10 +207,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn dot8(self, sum: __m256i, w: (__m256i, __m256i), a: __m256i) -> __m256i {
         // |w| <= 128 and |a| <= 127, so a pair of products is at most 32512.
-        with!(_mm256_add_epi32(
-            sum,
-            self.part_to_i(_mm256_maddubs_epi16(w.0, _mm256_sign_epi8(a, w.1)))
-        ))
+        with!(_mm256_add_epi32(sum, self.part_to_i(_mm256_maddubs_epi16(w.0, _mm256_sign_epi8(a, w.1)))))
     }
 
     #[inline(always)]
@@ -237,21 +224,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn first(self, w: __m256i) -> __m256i {
-        with!(_mm256_shuffle_epi8(
-            w,
-            _mm256_broadcastsi128_si256(_mm_setr_epi8(
-                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13
-            ))
-        ))
+        with!(_mm256_shuffle_epi8(w, _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13))))
     }
     #[inline(always)]
     fn second(self, w: __m256i) -> __m256i {
-        with!(_mm256_shuffle_epi8(
-            w,
-            _mm256_broadcastsi128_si256(_mm_setr_epi8(
-                2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15
-            ))
-        ))
+        with!(_mm256_shuffle_epi8(w, _mm256_broadcastsi128_si256(_mm_setr_epi8(2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15))))
     }
     #[inline(always)]
     fn madd(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {

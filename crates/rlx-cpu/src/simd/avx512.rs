@@ -74,9 +74,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u16) -> __m512 {
-        with!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(
-            _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))
-        )))
+        with!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))))
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
@@ -112,11 +110,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn select_lt(self, a: __m512, b: __m512, t: __m512, e: __m512) -> __m512 {
-        with!(_mm512_mask_blend_ps(
-            _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b),
-            e,
-            t
-        ))
+        with!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), e, t))
     }
     #[inline(always)]
     fn sum(self, v: __m512) -> f32 {
@@ -170,17 +164,11 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn bits_shr<const N: u32>(self, b: __m512i, mask: u8) -> __m512i {
-        with!(_mm512_and_si512(
-            _mm512_srli_epi16::<N>(b),
-            _mm512_set1_epi8(mask as i8)
-        ))
+        with!(_mm512_and_si512(_mm512_srli_epi16::<N>(b), _mm512_set1_epi8(mask as i8)))
     }
     #[inline(always)]
     fn bits_shl<const N: u32>(self, b: __m512i, mask: u8) -> __m512i {
-        with!(_mm512_and_si512(
-            _mm512_slli_epi16::<N>(b),
-            _mm512_set1_epi8(mask as i8)
-        ))
+        with!(_mm512_and_si512(_mm512_slli_epi16::<N>(b), _mm512_set1_epi8(mask as i8)))
     }
     #[inline(always)]
     fn or(self, a: __m512i, b: __m512i) -> __m512i {

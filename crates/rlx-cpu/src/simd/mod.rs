@@ -14,6 +14,7 @@ use std::str::FromStr;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod element;
 mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -95,9 +96,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c - a * b`, rounded once.
     fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// Lane-wise maximum; unspecified for NaN.
+    /// Lane-wise maximum; NaN where `b` is NaN, unspecified where `a` is.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
-    /// Lane-wise minimum; unspecified for NaN.
+    /// Lane-wise minimum; NaN where `b` is NaN, unspecified where `a` is.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a < b { t } else { e }`, lane-wise.
     fn select_lt(self, a: Self::F, b: Self::F, t: Self::F, e: Self::F) -> Self::F;

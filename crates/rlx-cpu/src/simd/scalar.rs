@@ -16,15 +16,8 @@ macro_rules! raw {
     };
 }
 
-fn quad<const L: usize>(
-    w: [[u8; 4]; L],
-    a: [[u8; 4]; L],
-    lane: usize,
-    weight: impl Fn(u8) -> i32,
-) -> i32 {
-    (0..4)
-        .map(|i| weight(w[lane][i]) * i32::from(a[lane][i] as i8))
-        .sum()
+fn quad<const L: usize>(w: [[u8; 4]; L], a: [[u8; 4]; L], lane: usize, weight: impl Fn(u8) -> i32) -> i32 {
+    (0..4).map(|i| weight(w[lane][i]) * i32::from(a[lane][i] as i8)).sum()
 }
 
 impl<const L: usize> Simd for Scalar<L> {
@@ -191,16 +184,7 @@ impl<const L: usize> Simd for Scalar<L> {
     }
     #[inline(always)]
     fn dot8(self, sum: Self::I, w: Self::W8, a: Self::B) -> Self::I {
-        from_fn(|i| {
-            sum[i]
-                + quad(w, a, i, |x| {
-                    if Self::I8_BIAS == 0 {
-                        i32::from(x as i8)
-                    } else {
-                        i32::from(x)
-                    }
-                })
-        })
+        from_fn(|i| sum[i] + quad(w, a, i, |x| if Self::I8_BIAS == 0 { i32::from(x as i8) } else { i32::from(x) }))
     }
 
     #[inline(always)]
@@ -225,12 +209,7 @@ impl<const L: usize> Simd for Scalar<L> {
     }
     #[inline(always)]
     fn madd(self, sum: Self::I, a: Self::W, b: Self::W) -> Self::I {
-        from_fn(|i| {
-            sum[i]
-                + (0..2)
-                    .map(|j| i32::from(a[i][j]) * i32::from(b[i][j]))
-                    .sum::<i32>()
-        })
+        from_fn(|i| sum[i] + (0..2).map(|j| i32::from(a[i][j]) * i32::from(b[i][j])).sum::<i32>())
     }
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}

@@ -48,22 +48,10 @@ impl Kernel for Observe {
         // SAFETY: all arrays hold the widest vector.
         unsafe {
             let [a, b, c] = floats.each_ref().map(|f| s.load(f.as_ptr()));
-            for v in [
-                s.add(a, b),
-                s.sub(a, b),
-                s.mul(a, b),
-                s.div(a, b),
-                s.fma(a, b, c),
-                s.fnma(a, b, c),
-            ] {
+            for v in [s.add(a, b), s.sub(a, b), s.mul(a, b), s.div(a, b), s.fma(a, b, c), s.fnma(a, b, c)] {
                 show(v);
             }
-            for v in [
-                s.max(a, b),
-                s.min(a, b),
-                s.select_lt(a, b, c, a),
-                s.load_f16(halves.as_ptr()),
-            ] {
+            for v in [s.max(a, b), s.min(a, b), s.select_lt(a, b, c, a), s.load_f16(halves.as_ptr())] {
                 show(v);
             }
             show(s.load_bf16(halves.as_ptr()));
@@ -117,11 +105,7 @@ fn every_level_agrees_with_scalar() {
             _ => continue,
         };
         for seed in 1..200 {
-            assert_eq!(
-                dispatch(level, Observe { seed }),
-                dispatch(meaning, Observe { seed }),
-                "{level}, seed {seed}"
-            );
+            assert_eq!(dispatch(level, Observe { seed }), dispatch(meaning, Observe { seed }), "{level}, seed {seed}");
         }
     }
 }
@@ -137,11 +121,7 @@ fn constants_of_levels_are_those_of_their_types() {
         }
     }
     for level in Level::available() {
-        assert_eq!(
-            dispatch(level, Constants),
-            (level.lanes(), level.i8_bias(), level.tile()),
-            "{level}"
-        );
+        assert_eq!(dispatch(level, Constants), (level.lanes(), level.i8_bias(), level.tile()), "{level}");
     }
 }
 
@@ -164,22 +144,12 @@ fn extreme_codes_and_activations_do_not_overflow_a_part() {
                 let w8 = s.prep8(s.load_b([0x80 ^ S::I8_BIAS; 64].as_ptr()));
                 let bias = 4.0 * 127.0 * f32::from(S::I8_BIAS);
                 let eight = s.hmax(s.to_f(s.dot8(s.isplat(0), w8, a))) + bias;
-                [
-                    sum(8, 15),
-                    sum(S::U5_DOTS, 31) / S::U5_DOTS as f32,
-                    sum(S::U6_DOTS, 63) / S::U6_DOTS as f32,
-                    eight,
-                ]
+                [sum(8, 15), sum(S::U5_DOTS, 31) / S::U5_DOTS as f32, sum(S::U6_DOTS, 63) / S::U6_DOTS as f32, eight]
             }
         }
     }
     for level in Level::available() {
-        let expected = [
-            -127.0 * 4.0 * 8.0 * 15.0,
-            -127.0 * 4.0 * 31.0,
-            -127.0 * 4.0 * 63.0,
-            127.0 * 4.0 * 128.0,
-        ];
+        let expected = [-127.0 * 4.0 * 8.0 * 15.0, -127.0 * 4.0 * 31.0, -127.0 * 4.0 * 63.0, 127.0 * 4.0 * 128.0];
         assert_eq!(dispatch(level, Extremes), expected, "{level}");
     }
 }
@@ -198,10 +168,7 @@ fn exp_is_within_two_units() {
         for i in -8700..8800 {
             let x = i as f32 * 0.01;
             let (got, want) = (f64::from(dispatch(level, Exp(x))), f64::from(x).exp());
-            assert!(
-                (got / want - 1.0).abs() < 2.4e-7,
-                "{level}: e^{x} is {want}, not {got}"
-            );
+            assert!((got / want - 1.0).abs() < 2.4e-7, "{level}: e^{x} is {want}, not {got}");
         }
         assert_eq!(dispatch(level, Exp(f32::NEG_INFINITY)), 0.0, "{level}");
         assert_eq!(dispatch(level, Exp(-1e5)), 0.0, "{level}");
