@@ -26,6 +26,6 @@ pub use dtype::DType;
 pub use graph::{Def, Graph, Node, NodeId, Param, ValueId};
 pub use interp::{EvalError, Interpreter};
 pub use ops::{Op, OpDef};
-pub use sample::{Case, Gen, Samples, Step, Tol};
+pub use sample::{Case, Gen, Samples, Step, Tol, Weight};
 pub use tensor::{Segments, Tensor, TensorError};
 pub use types::{Inferred, Shape, Type, TypeError, rule};

@@ -2,7 +2,11 @@
 //! interpreter.  Ops declare theirs in [`crate::OpDef::samples`].
 
 use crate::graph::ValueId;
-use crate::{Bindings, Builder, DType, Graph, Op, Segments, Tensor, Type, Val};
+use crate::interp::{EvalError, Value};
+use crate::tensor::tensor_bytes;
+use crate::{Bindings, Builder, DType, Graph, Op, Segments, Tensor, TensorError, Type, Val};
+use rlx_gguf::blocks::BlockFormat;
+use std::sync::Arc;
 
 /// How far a result may be from the reference.
 #[derive(Copy, Clone, PartialEq, Debug)]
@@ -34,6 +38,20 @@ pub enum Gen {
     Uniform(f64, f64),
     /// These elements exactly.
     Values(Vec<f64>),
+    /// Random bytes, for block formats: reaches codes that no quantiser writes, and formats that
+    /// have none.  Every block has finite elements, the largest between 1e-3 and 1e3 in magnitude.
+    Bytes,
+}
+
+/// A drawn parameter.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Weight {
+    /// Name in the graph.
+    pub name: Arc<str>,
+    /// The elements that `bytes` stand for.
+    pub tensor: Tensor,
+    /// The tensor as a file stores it.  Quantising `tensor` again need not give these bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// One call of a case.
@@ -179,9 +197,50 @@ impl Rng {
     }
 }
 
+impl Case {
+    /// Draws every parameter.
+    pub fn draw_params(&self, rng: &mut Rng) -> Result<Vec<Weight>, EvalError> {
+        let draw = |(p, g): (&crate::Param, &Gen)| {
+            let Type::Tensor(dtype, shape) = self.graph.ty(p.value) else {
+                return Err(EvalError::Input(format!("parameter {} is no tensor", p.name)));
+            };
+            let shape = shape.0.iter().map(|d| d.eval(&Bindings::new())).collect::<Result<Vec<_>, _>>()?;
+            let (tensor, bytes) = g.draw_stored(rng, *dtype, &shape).map_err(|e| EvalError::Input(e.to_string()))?;
+            Ok(Weight { name: p.name.clone(), tensor, bytes })
+        };
+        self.graph.params.iter().zip(&self.params).map(draw).collect()
+    }
+
+    /// Draws the inputs of call number `step`.
+    pub fn draw_inputs(&self, step: usize, rng: &mut Rng) -> Result<Vec<Value>, EvalError> {
+        let s = &self.steps[step];
+        let draw = |((name, v), g): (&crate::graph::Named, &Gen)| match self.graph.ty(*v) {
+            Type::Tensor(d, shape) => {
+                let shape = shape.0.iter().map(|d| d.eval(&s.dims)).collect::<Result<Vec<_>, _>>()?;
+                g.draw(rng, *d, &shape).map(Value::Tensor).map_err(|e| EvalError::Input(e.to_string()))
+            }
+            _ => {
+                let seg = s.segments.clone().ok_or_else(|| EvalError::Input(format!("step {step} has no segments for {name}")))?;
+                Ok(Value::Segments(seg.into()))
+            }
+        };
+        self.graph.inputs.iter().zip(&self.inputs).map(draw).collect()
+    }
+}
+
 impl Gen {
     /// Draws a tensor of this type and shape, rounded to what its storage holds.
-    pub fn draw(&self, rng: &mut Rng, dtype: DType, shape: &[usize]) -> Result<Tensor, crate::TensorError> {
+    pub fn draw(&self, rng: &mut Rng, dtype: DType, shape: &[usize]) -> Result<Tensor, TensorError> {
+        self.draw_stored(rng, dtype, shape).map(|d| d.0)
+    }
+
+    /// Draws a tensor of this type and shape, with the bytes that store it.
+    pub fn draw_stored(&self, rng: &mut Rng, dtype: DType, shape: &[usize]) -> Result<(Tensor, Vec<u8>), TensorError> {
+        if let (Gen::Bytes, DType::Block(b)) = (self, dtype) {
+            let mut bytes = vec![0; tensor_bytes(dtype, shape)?];
+            bytes.chunks_exact_mut(b.block_bytes()).for_each(|block| random_block(b, block, rng));
+            return Ok((Tensor::from_bytes(dtype, shape, &bytes)?, bytes));
+        }
         let n = shape.iter().product();
         let data = (0..n)
             .map(|i| match self {
@@ -191,8 +250,25 @@ impl Gen {
                     if dtype.is_float() { v } else { v.floor() }
                 }
                 Gen::Values(v) => v[i % v.len()],
+                Gen::Bytes => rng.normal(),
             })
             .collect();
-        Tensor::new(dtype, shape, data).stored()
+        let bytes = Tensor::new(dtype, shape, data).to_bytes()?;
+        Ok((Tensor::from_bytes(dtype, shape, &bytes)?, bytes))
     }
+}
+
+/// Fills one block with random bytes whose meaning is in the range of [`Gen::Bytes`].
+fn random_block(format: BlockFormat, block: &mut [u8], rng: &mut Rng) {
+    let mut values = vec![0f32; format.block_len()];
+    // One draw in twelve fits the least likely format, whose scale is a random f32.
+    for _ in 0..1000 {
+        block.iter_mut().for_each(|b| *b = rng.bits() as u8);
+        let whole = format.dequantize(block, &mut values).is_ok() && values.iter().all(|v| v.is_finite());
+        let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+        if whole && (1e-3..1e3).contains(&largest) {
+            return;
+        }
+    }
+    block.fill(0);
 }

@@ -3,38 +3,17 @@
 //! evaluation.
 
 use rlx_ir::sample::Rng;
-use rlx_ir::{Builder, Case, Graph, Interpreter, Op, Tensor, Type, Val, ValueId, interp::Value, text, verify::verify};
+use rlx_ir::{Builder, Case, Graph, Interpreter, Op, Tensor, Val, ValueId, text, verify::verify};
 
-fn inputs(case: &Case, step: usize, rng: &mut Rng) -> Vec<Value> {
-    let s = &case.steps[step];
-    let draw = |((_, v), g): (&(std::sync::Arc<str>, ValueId), &rlx_ir::Gen)| match case.graph.ty(*v) {
-        Type::Tensor(d, shape) => {
-            let shape: Vec<usize> = shape.0.iter().map(|d| d.eval(&s.dims).unwrap()).collect();
-            Value::Tensor(g.draw(rng, *d, &shape).unwrap())
-        }
-        _ => Value::Segments(s.segments.clone().unwrap().into()),
-    };
-    case.graph.inputs.iter().zip(&case.inputs).map(draw).collect()
-}
-
+/// The outputs of every step of `graph`, on the inputs and parameters that `case` draws.
 fn run(case: &Case, graph: &Graph) -> Vec<Vec<Tensor>> {
     let mut rng = Rng(7);
-    let params: Vec<Tensor> = case
-        .graph
-        .params
-        .iter()
-        .zip(&case.params)
-        .map(|(p, g)| {
-            let Type::Tensor(d, shape) = case.graph.ty(p.value) else { panic!("{}", p.name) };
-            let shape: Vec<usize> = shape.0.iter().map(|d| d.as_const().unwrap()).collect();
-            g.draw(&mut rng, *d, &shape).unwrap()
-        })
-        .collect();
-    let by_name = |n: &str| case.graph.params.iter().position(|p| &*p.name == n).map(|i| params[i].clone());
+    let params = case.draw_params(&mut rng).unwrap();
+    let by_name = |n: &str| params.iter().find(|p| &*p.name == n).map(|p| p.tensor.clone());
     let mut it = Interpreter::new(graph.clone(), by_name).unwrap();
     (0..case.steps.len())
         .map(|i| {
-            let ins = inputs(case, i, &mut rng);
+            let ins = case.draw_inputs(i, &mut rng).unwrap();
             it.run(&case.steps[i].dims, &ins).unwrap_or_else(|e| panic!("{}: {e}", case.name))
         })
         .collect()

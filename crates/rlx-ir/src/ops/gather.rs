@@ -41,10 +41,14 @@ impl OpDef for Gather {
     }
 
     fn samples(s: &mut Samples) {
-        use rlx_gguf::blocks::BlockFormat::{Q4_0, Q4K, Q6K, Q8_0};
+        use rlx_gguf::blocks::BlockFormat::{self, Q4_0, Q4K, Q6K, Q8_0};
         let index = (Type::tensor(DType::U32, [6]), Gen::Uniform(0.0, 13.0));
         for d in [DType::F32, DType::BF16, DType::F16, DType::Block(Q8_0), DType::Block(Q4_0), DType::Block(Q4K), DType::Block(Q6K)] {
             s.op_with(Gather { to: DType::F32 }, &[(Type::tensor(d, [13, 256]), Gen::Normal(1.0)), index.clone()], Tol::F32);
+        }
+        for b in BlockFormat::ALL {
+            let table = (Type::tensor(DType::Block(*b), [13, 256]), Gen::Bytes);
+            s.op_with(Gather { to: DType::F32 }, &[table, index.clone()], Tol::F32);
         }
         let index = (Type::tensor(DType::I32, [2, 3]), Gen::Uniform(0.0, 5.0));
         s.op_with(Gather { to: DType::I32 }, &[(Type::tensor(DType::I32, [5, 3]), Gen::Uniform(-9.0, 9.0)), index], Tol::EXACT);

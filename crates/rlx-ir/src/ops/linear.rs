@@ -118,7 +118,7 @@ impl OpDef for Linear {
     }
 
     fn samples(s: &mut Samples) {
-        use rlx_gguf::blocks::BlockFormat::*;
+        use rlx_gguf::blocks::BlockFormat::{self, *};
         let f = |d: &[usize]| Type::tensor(DType::F32, d.iter().map(|n| (*n).into()).collect::<Vec<_>>());
         let exact = Tol { nmse: 1e-11, max: 1e-5 };
         for (m, k, n) in [(1, 64, 40), (3, 33, 7), (17, 128, 70), (2, 1, 1)] {
@@ -131,6 +131,12 @@ impl OpDef for Linear {
         for b in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, MXFP4, TQ2_0] {
             for (m, n) in [(1, 37), (9, 16)] {
                 let w = (Type::tensor(DType::Block(b), [n, 512]), Gen::Normal(0.3));
+                s.op_with(Linear::plain(1), &[(f(&[m, 512]), Gen::Normal(1.0)), w], Tol::nmse(5e-4));
+            }
+        }
+        for b in BlockFormat::ALL {
+            for (m, n) in [(1, 11), (5, 8)] {
+                let w = (Type::tensor(DType::Block(*b), [n, 512]), Gen::Bytes);
                 s.op_with(Linear::plain(1), &[(f(&[m, 512]), Gen::Normal(1.0)), w], Tol::nmse(5e-4));
             }
         }
