@@ -104,24 +104,37 @@ ops! {
     broadcast::Broadcast,
     slice::Slice,
     concat::Concat,
+    pad::Pad,
     gather::Gather,
     // Reductions and products.
     reduce::Reduce,
     matmul::Matmul,
     linear::Linear,
+    conv::Conv,
     // Sequences and states.
     positions::Positions,
     segment_ids::SegmentIds,
     cache_append::CacheAppend,
     // Composites.
     rms_norm::RmsNorm,
+    layer_norm::LayerNorm,
+    group_norm::GroupNorm,
+    l2_norm::L2Norm,
+    conv_transpose::ConvTranspose,
     softmax::Softmax,
     swiglu::Swiglu,
     rope::Rope,
     attention::Attention,
+    // Fused forms, made by the compiler.
+    fused::Fused,
+    add_rms_norm::AddRmsNorm,
+    rope_append::RopeAppend,
 }
+mod window;
+
 pub use attention::Mask;
 pub use binary::BinaryOp;
+pub use fused::Instr;
 pub use reduce::ReduceOp;
 pub use rope::{RopeScaling, RopeStyle};
 pub use unary::UnaryOp;
