@@ -23,19 +23,23 @@ const TYPES: [(&str, WeightType); 8] = [
     ("f32", WeightType::F32),
 ];
 
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([u8; 64]);
+
 /// Bytes on a 64-byte boundary.
-struct Aligned(Vec<[u64; 8]>);
+struct Aligned(Vec<Line>);
 
 impl Aligned {
     fn new(bytes: usize) -> Self {
-        Aligned(vec![[0; 8]; bytes.div_ceil(64)])
+        Aligned(vec![Line([0; 64]); bytes.div_ceil(64)])
     }
     fn bytes(&self) -> &[u8] {
-        // SAFETY: u64s are bytes.
+        // SAFETY: lines are bytes.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 64) }
     }
     fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: u64s are bytes, and any bytes are u64s.
+        // SAFETY: lines are bytes, and any bytes are lines.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * 64) }
     }
 }
@@ -140,13 +144,14 @@ impl Kernel for Peak {
     type Out = f64;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
-        let bytes = black_box([3u8; 640]);
+        let lines = black_box([Line([3; 64]); 10]);
+        let bytes = &lines[0].0;
         // SAFETY: 64 bytes hold the widest vector.
         let w = unsafe { s.load_b(bytes.as_ptr()) };
         if self.int8 {
             let mut parts = [s.part(); 10];
             for _ in 0..self.rounds {
-                let a = black_box(bytes.as_ptr());
+                let a: *const u8 = black_box(lines.as_ptr().cast());
                 for (i, p) in parts.iter_mut().enumerate() {
                     // SAFETY: ten of the widest vectors.
                     *p = s.dot(*p, w, unsafe { s.load_b(a.add(64 * i)) });

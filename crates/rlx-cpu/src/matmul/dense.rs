@@ -1,7 +1,8 @@
 //! f32 arithmetic over the file's bytes: f32, f16 and bf16 weights, and every block format through dequantisation.
 //!
 //! Lanes run along `K`, for both operands lie in memory that way. Few activation rows read the weights where they
-//! are, widening in registers; many rows widen a tile of [`ROWS`] rows into a buffer once, in pieces of [`DEPTH`].
+//! are, widening in registers; many rows widen a tile of [`ROWS`] rows into a buffer once, in pieces of [`DEPTH`] (f32
+//! needs no buffer).
 
 use super::{Output, WeightType};
 use crate::simd::element::{Bf16, Element, F16, F32};
@@ -19,8 +20,10 @@ const DEPTH: usize = 1024;
 const ACT_BLOCK_BYTES: usize = 256 << 10;
 /// Most activation rows for which weights are widened in registers.
 const FEW: usize = 3;
+/// Most activation rows for which a piece of the weights is widened in registers rather than in a buffer.
+const IN_REGISTERS: usize = 12;
 /// How far before its use a single row's pass over the weights asks for memory, in bytes.
-const AHEAD: usize = 4096;
+const AHEAD: usize = 2048;
 
 /// Multiplies `m` rows `x` of `k` elements with the weight's `rows`.
 ///
@@ -104,7 +107,7 @@ impl<E: Element, const T: usize> Kernel for Few<E, T> {
                     put(y, 0, row, &sums, false);
                     row += 1;
                 } else if row + ROWS <= self.rows.end {
-                    let sums = dot::<S, E, ROWS, T, 2>(s, at, row_bytes, x, k, k);
+                    let sums = dot::<S, E, ROWS, T, 1>(s, at, row_bytes, x, k, k);
                     put(y, 0, row, &sums, false);
                     row += ROWS;
                 } else {
@@ -154,13 +157,9 @@ impl Piece<'_> {
             let (from, to) = (self.ty.row_bytes(self.k.start), self.ty.row_bytes(self.k.end));
             for row in self.rows.clone().step_by(ROWS) {
                 let n = ROWS.min(self.rows.end - row);
-                for r in 0..n {
-                    let bytes = &self.w[(row + r) * job.row_bytes..][from..to];
-                    let out = &mut tile[r * DEPTH..][..depth];
-                    dispatch(self.level, Widen { ty: self.ty, bytes, out });
-                }
                 let many = Many {
-                    tile: tile.as_ptr(),
+                    tile: self.w[row * job.row_bytes + from..].as_ptr(),
+                    row_bytes: job.row_bytes,
                     n,
                     depth,
                     // SAFETY: the piece is within the activations.
@@ -170,8 +169,22 @@ impl Piece<'_> {
                     row,
                     y: job.y,
                     add: self.k.start > 0,
+                    element: PhantomData,
                 };
-                dispatch(self.level, many);
+                match self.ty {
+                    WeightType::F32 => dispatch(self.level, many),
+                    WeightType::F16 if self.m.len() <= IN_REGISTERS => dispatch(self.level, many.of::<F16>()),
+                    WeightType::BF16 if self.m.len() <= IN_REGISTERS => dispatch(self.level, many.of::<Bf16>()),
+                    ty => {
+                        for r in 0..n {
+                            let bytes = &self.w[(row + r) * job.row_bytes..][from..to];
+                            let out = &mut tile[r * DEPTH..][..depth];
+                            dispatch(self.level, Widen { ty, bytes, out });
+                        }
+                        let tile = tile.as_ptr().cast();
+                        dispatch(self.level, Many { tile, row_bytes: 4 * DEPTH, ..many });
+                    }
+                }
             }
         });
     }
@@ -215,9 +228,10 @@ fn widen_with<S: Simd, E: Element>(s: S, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// A widened tile of `n` rows times activation rows `m`.
-struct Many {
-    tile: *const f32,
+/// A tile of `n` weight rows, `row_bytes` apart, times activation rows `m`.
+struct Many<E> {
+    tile: *const u8,
+    row_bytes: usize,
     n: usize,
     depth: usize,
     x: *const f32,
@@ -226,9 +240,18 @@ struct Many {
     row: usize,
     y: Output,
     add: bool,
+    element: PhantomData<E>,
 }
 
-impl Kernel for Many {
+impl Many<F32> {
+    /// The same tile of another element type.
+    fn of<E>(self) -> Many<E> {
+        let Many { tile, row_bytes, n, depth, x, stride, m, row, y, add, .. } = self;
+        Many { tile, row_bytes, n, depth, x, stride, m, row, y, add, element: PhantomData }
+    }
+}
+
+impl<E: Element> Kernel for Many<E> {
     type Out = ();
 
     #[inline(always)]
@@ -236,7 +259,7 @@ impl Kernel for Many {
         if self.n < ROWS {
             for r in 0..self.n {
                 // SAFETY: row `r` of the tile.
-                self.rows::<S, 1>(s, self.row + r, unsafe { self.tile.add(r * DEPTH) });
+                self.rows::<S, 1>(s, self.row + r, unsafe { self.tile.add(r * self.row_bytes) });
             }
         } else {
             self.rows::<S, ROWS>(s, self.row, self.tile);
@@ -244,9 +267,9 @@ impl Kernel for Many {
     }
 }
 
-impl Many {
+impl<E: Element> Many<E> {
     #[inline(always)]
-    fn rows<S: Simd, const R: usize>(&self, s: S, row: usize, tile: *const f32) {
+    fn rows<S: Simd, const R: usize>(&self, s: S, row: usize, tile: *const u8) {
         let mut m = self.m.start;
         // Accumulators, a weight and the activations fill 16 or 32 registers.
         if S::LANES == 16 {
@@ -259,18 +282,19 @@ impl Many {
             self.tokens::<S, R, 3>(s, m, row, tile);
             m += 3;
         }
-        while m < self.m.end {
-            self.tokens::<S, R, 1>(s, m, row, tile);
-            m += 1;
+        match self.m.end - m {
+            2 => self.tokens::<S, R, 2>(s, m, row, tile),
+            1 => self.tokens::<S, R, 1>(s, m, row, tile),
+            _ => {}
         }
     }
 
     #[inline(always)]
-    fn tokens<S: Simd, const R: usize, const T: usize>(&self, s: S, m: usize, row: usize, tile: *const f32) {
+    fn tokens<S: Simd, const R: usize, const T: usize>(&self, s: S, m: usize, row: usize, tile: *const u8) {
         // SAFETY: the tile holds R rows, the activations T rows from `m`.
         unsafe {
             let x = self.x.add(m * self.stride);
-            let sums = dot::<S, F32, R, T, 1>(s, tile.cast(), 4 * DEPTH, x, self.stride, self.depth);
+            let sums = dot::<S, E, R, T, 1>(s, tile, self.row_bytes, x, self.stride, self.depth);
             put(self.y, m, row, &sums, self.add);
         }
     }

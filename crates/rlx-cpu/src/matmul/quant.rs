@@ -13,7 +13,7 @@ const ACT_BLOCK_BYTES: usize = 256 << 10;
 /// Bytes of weights that are multiplied with all tiles of such a block before the next weights' turn.
 const WEIGHT_BLOCK_BYTES: usize = 128 << 10;
 /// How far before its use a single row's pass over the weights asks for memory.
-const AHEAD: usize = 4096;
+const AHEAD: usize = 2048;
 
 /// A product's operands, checked by the caller.
 #[derive(Clone, Copy)]
@@ -157,7 +157,7 @@ impl Quant for Q4_0 {
                 let (q, a) = (body.add(b * 16 * S::LANES), act.add(b * T * b32::BYTES));
                 let mut part = [s.part(); T];
                 for v in 0..4 {
-                    let w = s.load_b(q.add(v * 4 * S::LANES));
+                    let w = words::<S, T>(s, q.add(v * 4 * S::LANES));
                     nibbles(s, &mut part, w, a.add(8 * v), b32::BYTES);
                 }
                 let d = s.load_f16(header.add(b * S::LANES));
@@ -172,6 +172,19 @@ impl Quant for Q4_0 {
         }
         acc
     }
+}
+
+/// A vector of weights, where they pass only once asking for those to come.
+///
+/// # Safety
+/// `p` is readable for a vector.
+#[inline(always)]
+unsafe fn words<S: Simd, const T: usize>(s: S, p: *const u8) -> S::B {
+    if T == 1 {
+        s.prefetch(p.wrapping_add(AHEAD));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { s.load_b(p) }
 }
 
 /// Adds the products of two chunks of codes (low and high nibbles of `w`) with the eight activations at `a`.
@@ -204,10 +217,7 @@ impl Quant for Q8_0 {
                 let (q, a) = (body.add(b * 32 * S::LANES), act.add(b * T * b32::BYTES));
                 let mut sum = [s.isplat(0); T];
                 for c in 0..8 {
-                    let w = s.prep8(s.load_b(q.add(c * 4 * S::LANES)));
-                    if T == 1 {
-                        s.prefetch(q.add(c * 4 * S::LANES).wrapping_add(AHEAD));
-                    }
+                    let w = s.prep8(words::<S, T>(s, q.add(c * 4 * S::LANES)));
                     for t in 0..T {
                         sum[t] = s.dot8(sum[t], w, s.dup4(a.add(t * b32::BYTES + 4 * c).cast()));
                     }
@@ -279,7 +289,7 @@ impl Quant for Q4K {
                         let sub = 2 * p + h;
                         let mut part = [s.part(); T];
                         for v in 0..4 {
-                            let w = s.load_b(codes.add((4 * sub + v) * 4 * S::LANES));
+                            let w = words::<S, T>(s, codes.add((4 * sub + v) * 4 * S::LANES));
                             nibbles(s, &mut part, w, a.add(32 * sub + 8 * v), s256::BYTES);
                         }
                         for t in 0..T {
@@ -313,8 +323,8 @@ impl Quant for Q5K {
                     for (h, scale) in [s.first(scales), s.second(scales)].into_iter().enumerate() {
                         let sub = 2 * p + h;
                         let codes = codes.add(sub * 20 * S::LANES);
-                        let fifth = s.load_b(codes);
-                        let low = |v: usize| s.load_b(codes.add((1 + v) * 4 * S::LANES));
+                        let fifth = words::<S, T>(s, codes);
+                        let low = |v: usize| words::<S, T>(s, codes.add((1 + v) * 4 * S::LANES));
                         let high = [
                             (s.bits_shl::<4>(fifth, 16), s.bits_shl::<3>(fifth, 16)),
                             (s.bits_shl::<2>(fifth, 16), s.bits_shl::<1>(fifth, 16)),
@@ -366,7 +376,7 @@ impl Quant for Q6K {
                     for (h, scale) in [s.first(scales), s.second(scales)].into_iter().enumerate() {
                         let unit = 2 * p + h;
                         let codes = codes.add(unit * 12 * S::LANES);
-                        let load = |i: usize| s.load_b(codes.add(i * 4 * S::LANES));
+                        let load = |i: usize| words::<S, T>(s, codes.add(i * 4 * S::LANES));
                         let (l0, l1, high) = (load(0), load(1), load(2));
                         let w = [
                             s.or(s.bits_shr::<0>(l0, 15), s.bits_shl::<4>(high, 48)),

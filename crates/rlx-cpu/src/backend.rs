@@ -1,0 +1,383 @@
+//! The [`Backend`] implementation: weights in memory, programs that run.
+
+use crate::frame::{Frame, Step};
+use crate::matmul::{Matmul, Mode};
+use crate::memory::Buffer;
+use crate::simd::Level;
+use crate::steps::{self, ParamUse};
+use crate::team::Team;
+use rlx_compile::backend::{Bytes, Progress, check_args, stored_bytes};
+use rlx_compile::{Arg, Backend, BackendError, DeviceInfo, Layout, Plan, Pool, Program, WeightSource, Weights};
+use rlx_ir::ops::Op;
+use rlx_ir::{Bindings, Graph, Node, Type};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How to use this processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Threads; 0 for one per core.
+    pub threads: usize,
+    /// Instruction set; the fastest when absent.
+    pub level: Option<Level>,
+    /// Whether matrix products may quantise activations.
+    pub exact: bool,
+}
+
+/// The CPU.
+pub struct Cpu {
+    level: Level,
+    mode: Mode,
+    threads: usize,
+    team: Arc<Mutex<Team>>,
+}
+
+impl Cpu {
+    /// A backend with a team of threads of its own.
+    pub fn new(options: Options) -> Result<Cpu, BackendError> {
+        let level = options.level.unwrap_or_else(Level::detect);
+        if !level.is_available() {
+            let device = format!("this processor (best: {})", Level::detect());
+            return Err(BackendError::Missing { device, what: format!("{level} instructions") });
+        }
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = if options.threads == 0 { cores } else { options.threads };
+        let team = Team::new(threads).map_err(|e| BackendError::Call(format!("cannot start {threads} threads: {e}")))?;
+        let mode = if options.exact { Mode::Exact } else { Mode::Fast };
+        Ok(Cpu { level, mode, threads, team: Arc::new(Mutex::new(team)) })
+    }
+
+    /// The instruction set in use.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// The number of threads.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+}
+
+/// One parameter in memory.
+enum Held {
+    /// The source's bytes, in place.
+    Mapped(Arc<dyn Bytes>),
+    /// A copy, packed or not.
+    Own(Buffer),
+}
+
+impl Held {
+    fn ptr(&self) -> *const u8 {
+        match self {
+            Held::Mapped(b) => b.bytes().as_ptr(),
+            Held::Own(b) => b.ptr(),
+        }
+    }
+}
+
+struct CpuWeights {
+    params: Vec<(Arc<str>, Held)>,
+    held: u64,
+    mapped: u64,
+}
+
+impl Weights for CpuWeights {
+    fn held_bytes(&self) -> u64 {
+        self.held
+    }
+    fn mapped_bytes(&self) -> u64 {
+        self.mapped
+    }
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+/// Bytes of packed weight one thread makes between looks at the progress.
+const PACK_BYTES: usize = 1 << 20;
+
+impl Cpu {
+    /// Packs a matrix on all threads.
+    fn pack(&self, m: &Matmul, src: &[u8], step: &(dyn Fn(u64) + Sync)) -> Buffer {
+        let out = Buffer::zeroed(m.bytes());
+        let next = AtomicUsize::new(0);
+        let groups = (PACK_BYTES / m.group_bytes().max(1)).max(1);
+        let (base, total) = (AddressOf(out.ptr()), m.n_groups());
+        let work = || {
+            loop {
+                let first = next.fetch_add(groups, Ordering::Relaxed);
+                if first >= total {
+                    return;
+                }
+                let range = first..(first + groups).min(total);
+                let bytes = m.group_bytes();
+                // SAFETY: ranges handed out by the counter are disjoint and inside the buffer.
+                let dst = unsafe { std::slice::from_raw_parts_mut(base.get().add(first * bytes), range.len() * bytes) };
+                m.pack(src, range.clone(), dst);
+                step((range.len() * bytes) as u64);
+            }
+        };
+        if total <= groups {
+            work();
+        } else {
+            std::thread::scope(|s| {
+                (1..self.threads).for_each(|_| drop(s.spawn(work)));
+                work();
+            });
+        }
+        out
+    }
+}
+
+#[derive(Clone, Copy)]
+struct AddressOf(*mut u8);
+// SAFETY: only disjoint ranges are written through it.
+unsafe impl Sync for AddressOf {}
+impl AddressOf {
+    fn get(self) -> *mut u8 {
+        self.0
+    }
+}
+
+impl Backend for Cpu {
+    fn info(&self) -> DeviceInfo {
+        let name = format!("cpu ({} threads, {})", self.threads, self.level);
+        DeviceInfo { kind: "cpu", name, memory: total_memory() }
+    }
+
+    fn supports(&self, op: &Op, ins: &[&Type]) -> bool {
+        steps::supports(op, ins)
+    }
+
+    fn accepts_strided(&self, op: &Op, i: usize) -> bool {
+        steps::accepts_strided(op, i)
+    }
+
+    fn scratch_bytes(&self, g: &Graph, n: &Node, dims: &Bindings) -> Result<u64, BackendError> {
+        let Type::Tensor(_, s) = g.ty(n.ins.get(usize::from(matches!(n.op, Op::Matmul(_)))).copied().unwrap_or(n.outs[0])) else {
+            return Ok(0);
+        };
+        let rows = || -> Result<usize, BackendError> {
+            Ok(s.0[..s.rank().saturating_sub(1)].iter().map(|d| d.eval(dims)).product::<Result<usize, _>>()?)
+        };
+        Ok(match &n.op {
+            Op::Linear(_) => {
+                let weights = steps::linear_weights(g, n, self.mode, self.level);
+                steps::linear::scratch(weights.iter().map(|w| &w.1), rows()?) as u64
+            }
+            Op::Matmul(_) => 4 * s.numel().eval(dims)? as u64,
+            Op::Attention(a) if a.ragged => {
+                let Type::Segments { count, .. } = g.ty(n.ins[3]) else { return Ok(0) };
+                let Type::Tensor(_, out) = g.ty(n.outs[0]) else { return Ok(0) };
+                let size = |i: usize| out.0[i].eval(dims);
+                steps::sequence::attention_scratch(size(0)?, count.eval(dims)?, size(1)?, size(2)?) as u64
+            }
+            _ => 0,
+        })
+    }
+
+    fn weight_bytes(&self, g: &Graph, param: usize) -> Result<u64, BackendError> {
+        match steps::param_use(g, param, self.mode, self.level) {
+            ParamUse::Matrix(m) if !m.is_raw() => Ok(m.bytes() as u64),
+            _ => stored_bytes(g, param).map(|_| 0),
+        }
+    }
+
+    fn load(&self, plan: &Plan, source: &dyn WeightSource, progress: Progress<'_>) -> Result<Arc<dyn Weights>, BackendError> {
+        let g = &plan.graph;
+        let total = (0..g.params.len()).map(|i| stored_bytes(g, i)).sum::<Result<u64, _>>()?;
+        let done = AtomicU64::new(0);
+        let mut w = CpuWeights { params: vec![], held: 0, mapped: 0 };
+        for (i, p) in g.params.iter().enumerate() {
+            let bad = |why: String| BackendError::Weight { name: p.name.to_string(), why };
+            let data = source.weight(&p.name).map_err(bad)?;
+            let ty = Type::tensor(data.dtype, data.shape.iter().map(|d| (*d).into()).collect::<Vec<_>>());
+            let want = stored_bytes(g, i)?;
+            let bytes = data.bytes.bytes();
+            if ty != *g.ty(p.value) || bytes.len() as u64 != want {
+                return Err(bad(format!("is {ty} of {} bytes, the model takes {} of {want}", bytes.len(), g.ty(p.value))));
+            }
+            let before = done.load(Ordering::Relaxed);
+            let held = match steps::param_use(g, i, self.mode, self.level) {
+                ParamUse::Matrix(m) if !m.is_raw() => {
+                    let packed = m.bytes() as u64;
+                    let step = |n: u64| {
+                        let at = done.fetch_add(n * want / packed.max(1), Ordering::Relaxed);
+                        progress(at.min(total), total);
+                    };
+                    let own = self.pack(&m, bytes, &step);
+                    data.bytes.release();
+                    w.held += packed;
+                    Held::Own(own)
+                }
+                _ if (bytes.as_ptr() as usize).is_multiple_of(data.dtype.size().unwrap_or(2)) => {
+                    w.mapped += want;
+                    Held::Mapped(data.bytes.clone())
+                }
+                // Storage that starts at an odd address cannot be read in place.
+                _ => {
+                    let mut own = Buffer::zeroed(bytes.len());
+                    own.bytes_mut().copy_from_slice(bytes);
+                    data.bytes.release();
+                    w.held += want;
+                    Held::Own(own)
+                }
+            };
+            done.store(before + want, Ordering::Relaxed);
+            progress(before + want, total);
+            w.params.push((p.name.clone(), held));
+        }
+        Ok(Arc::new(w))
+    }
+
+    fn compile(&self, plan: Arc<Plan>, weights: Arc<dyn Weights>, pool: Pool) -> Result<Box<dyn Program>, BackendError> {
+        let own = weights.as_any().downcast_ref::<CpuWeights>();
+        let own = own.ok_or_else(|| BackendError::Call("these weights were loaded for another device".into()))?;
+        let g = &plan.graph;
+        let find = |name: &Arc<str>| own.params.iter().find(|p| p.0 == *name).map(|p| p.1.ptr());
+        let params = g.params.iter().map(|p| {
+            find(&p.name).ok_or_else(|| BackendError::Weight { name: p.name.to_string(), why: "was not loaded with these weights".into() })
+        });
+        let params = params.collect::<Result<Vec<_>, _>>()?;
+        let mut phases = vec![];
+        for phase in &plan.phases {
+            let steps = phase.iter().map(|n| {
+                let missing = || BackendError::Missing { device: "cpu".into(), what: format!("{} kernel", g.nodes[n.index()].op.name()) };
+                steps::step(g, *n, self.mode, self.level).ok_or_else(missing)
+            });
+            phases.push(steps.collect::<Result<Vec<_>, _>>()?);
+        }
+        let states = (0..g.states.len()).map(|i| {
+            let rows = match g.ty(g.states[i].1) {
+                Type::Cache(..) => pool.blocks * pool.block_tokens,
+                _ => pool.slots,
+            };
+            Ok(Buffer::zeroed(plan.state_row_bytes(i)? as usize * rows))
+        });
+        let states = states.collect::<Result<Vec<_>, BackendError>>()?;
+        Ok(Box::new(CpuProgram {
+            backend: Cpu { level: self.level, mode: self.mode, threads: self.threads, team: Arc::clone(&self.team) },
+            state_ptrs: states.iter().map(Buffer::ptr).collect(),
+            plan,
+            phases,
+            params,
+            _weights: weights,
+            states,
+            pool,
+            arena: Buffer::zeroed(0),
+            layouts: vec![],
+            last: None,
+        }))
+    }
+}
+
+/// Physical memory of this machine, where the system tells.
+fn total_memory() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let kib = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+        Some(kib * 1024)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        None
+    }
+}
+
+/// Layouts kept for bindings seen lately.
+const LAYOUTS: usize = 32;
+
+struct CpuProgram {
+    backend: Cpu,
+    plan: Arc<Plan>,
+    phases: Vec<Vec<Box<dyn Step>>>,
+    params: Vec<*const u8>,
+    /// Keeps `params` alive.
+    _weights: Arc<dyn Weights>,
+    states: Vec<Buffer>,
+    state_ptrs: Vec<*mut u8>,
+    pool: Pool,
+    arena: Buffer,
+    /// Least recently used first.
+    layouts: Vec<(Bindings, Layout)>,
+    /// The binding of the last run is `layouts[last]`.
+    last: Option<usize>,
+}
+
+// SAFETY: the raw pointers are into `_weights` and `states`, which the program owns.
+unsafe impl Send for CpuProgram {}
+
+impl CpuProgram {
+    fn bind(&mut self, dims: &Bindings) -> Result<usize, BackendError> {
+        if let Some(i) = self.layouts.iter().position(|l| l.0 == *dims) {
+            return Ok(i);
+        }
+        let layout = self.plan.bind(dims, &self.backend)?;
+        if self.layouts.len() == LAYOUTS {
+            self.layouts.remove(0);
+        }
+        self.layouts.push((dims.clone(), layout));
+        Ok(self.layouts.len() - 1)
+    }
+}
+
+impl Program for CpuProgram {
+    fn run(&mut self, dims: &Bindings, args: &[Arg<'_>]) -> Result<(), BackendError> {
+        check_args(&self.plan.graph, dims, args, &self.pool)?;
+        self.last = None;
+        let at = self.bind(dims)?;
+        let bytes = self.layouts[at].1.arena_bytes as usize;
+        if self.arena.len() < bytes {
+            self.arena = Buffer::zeroed(0);
+            self.arena = Buffer::zeroed(bytes);
+        }
+        let mistake = Mutex::new(None);
+        let frame = Frame {
+            plan: &self.plan,
+            layout: &self.layouts[at].1,
+            arena: self.arena.ptr(),
+            args,
+            params: &self.params,
+            states: &self.state_ptrs,
+            pool: self.pool,
+            dims,
+            mistake: &mistake,
+        };
+        let phases = &self.phases;
+        let mut team = self.backend.team.lock().unwrap_or_else(PoisonError::into_inner);
+        team.run(&|w, barrier| {
+            for steps in phases {
+                let stages = steps.iter().map(|s| s.stages()).max().unwrap_or(0);
+                for stage in 0..stages {
+                    steps.iter().filter(|s| stage < s.stages()).for_each(|s| s.run(&frame, stage, w));
+                    barrier.wait();
+                }
+            }
+        });
+        drop(team);
+        if let Some(why) = mistake.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(BackendError::Value { op: self.plan.graph.name.clone(), why });
+        }
+        self.last = Some(at);
+        Ok(())
+    }
+
+    fn read(&self, i: usize, dst: &mut [u8]) -> Result<(), BackendError> {
+        let last = self.last.ok_or_else(|| BackendError::Call("the program has not run".into()))?;
+        let (_, v) = self.plan.graph.outputs.get(i).ok_or_else(|| BackendError::Call(format!("there is no output {i}")))?;
+        let slot = &self.layouts[last].1.values[v.index()];
+        if slot.bytes != dst.len() {
+            return Err(BackendError::Call(format!("output {i} has {} bytes, not {}", slot.bytes, dst.len())));
+        }
+        match self.plan.places[v.index()].as_ref().map(|p| p.root) {
+            Some(rlx_compile::Root::Arena) => dst.copy_from_slice(&self.arena.bytes()[slot.offset..slot.offset + slot.bytes]),
+            _ => return Err(BackendError::Call(format!("output {i} is an input or a parameter"))),
+        }
+        Ok(())
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.arena.len() as u64 + self.states.iter().map(|s| s.len() as u64).sum::<u64>()
+    }
+}
