@@ -204,7 +204,7 @@ fn extreme_weights_and_activations_do_not_overflow() {
             }
             f.dequantize(&w.bytes, &mut w.values).expect("whole blocks");
             let sign = |i: usize| {
-                if pattern % 2 == 0 || i % 3 == 0 { 1.0 } else { -1.0 }
+                if pattern % 2 == 0 || i.is_multiple_of(3) { 1.0 } else { -1.0 }
             };
             let x: Vec<f32> = (0..m * k).map(|i| 3.0 * sign(i)).collect();
             let want = w.reference(&x, m);
@@ -225,7 +225,7 @@ fn unpacked_rows_are_the_files_rows() {
         // Any bytes at all survive, but for NaN scales, which compare unequal.
         for (i, b) in w.bytes.iter_mut().enumerate() {
             let at = i % f.block_bytes();
-            let scale = at < 4 || at >= 208;
+            let scale = !(4..208).contains(&at);
             *b = if scale { *b } else { r.next() as u8 };
         }
         f.dequantize(&w.bytes, &mut w.values).expect("whole blocks");

@@ -174,8 +174,8 @@ impl Tile<'_> {
             let run = (bt - slot).min(n_keys - j);
             // Keys before the first visible one share its chunk but may lie in a block that was never written.
             let skip = self.start.saturating_sub(key + j).min(run);
-            // SAFETY: the segment's block holds these slots.
             let at = (self.seg.kv_head * bt + slot + skip) * dim * E::BYTES;
+            // SAFETY: the segment's block holds these slots.
             let v = unsafe { self.seg.values[block].add(at) };
             let mut r = 0;
             while r < self.n {
