@@ -1,1 +1,25 @@
-//! Configs, checkpoints and the architecture registry.
+//! Checkpoints, their configuration and the registry of architectures.
+//!
+//! - [`weights`]: one call opens a `.safetensors` file, a Hugging Face directory (single or sharded), a `.gguf` file
+//!   (single or split) or a directory of them, memory-mapped, and hands tensors out as validated views.
+//! - [`names`]: tables *checkpoint name ↔ GGUF name* as data, so that a model asks for one name whatever the format.
+//! - [`config`]: typed, range-checked reading of `config.json` (old and new layout) and of GGUF metadata, one code
+//!   path for both; rotary embeddings in every released spelling.
+//! - [`registry`]: what a checkpoint is, and which family answers to it.
+//! - [`vocab`]: the tokenizer metadata of a GGUF file as plain data.
+//!
+//! This crate knows no family and no device.  Nothing in it panics on input: every size is checked against the bytes
+//! that exist before memory is allocated, and peak memory while parsing stays below four times the input.
+
+pub mod config;
+mod message;
+pub mod names;
+pub mod registry;
+pub mod vocab;
+pub mod weights;
+
+pub use config::{ConfigDoc, ConfigError, ConfigSource, Key};
+pub use names::{NameTable, NamedWeights, Rule, Transform};
+pub use registry::{Family, Identity};
+pub use vocab::GgufVocab;
+pub use weights::{Checkpoint, LoadOpts, TensorData, TensorMeta, TensorView, WeightFormat, WeightsError};

@@ -1,0 +1,126 @@
+//! The settings that decoder-only transformers have in common.
+
+use super::{ConfigError, ConfigSource, Key, MAX_SIZE};
+
+/// Most layers of a model.
+pub const MAX_LAYERS: usize = 4096;
+
+/// Sizes and switches of a llama-like decoder, range-checked.  A family reads this and adds what is its own.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DecoderConfig {
+    /// Width of the residual stream, E.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Number of blocks, 1 to [`MAX_LAYERS`].
+    pub num_hidden_layers: usize,
+    /// Query heads, H.
+    pub num_attention_heads: usize,
+    /// Key and value heads, K; divides H.
+    pub num_key_value_heads: usize,
+    /// Elements per head, D; `hidden_size / num_attention_heads` unless given.
+    pub head_dim: usize,
+    /// Rows of the embedding, V.
+    pub vocab_size: usize,
+    /// Epsilon of the RMS norms: finite, above 0.
+    pub rms_norm_eps: f64,
+    /// Context length of training, where the configuration says it.
+    pub max_position_embeddings: Option<usize>,
+    /// The output projection is the embedding; `None` where only the presence of its tensor tells (GGUF).
+    pub tie_word_embeddings: Option<bool>,
+}
+
+/// Keys of [`DecoderConfig`], for families that read one of them alone.
+pub mod keys {
+    use super::Key;
+    /// Width of the residual stream.
+    pub const HIDDEN: Key = Key::new("hidden_size|n_embd|d_model", "embedding_length");
+    /// Width of the feed-forward layer.
+    pub const INTERMEDIATE: Key = Key::new("intermediate_size|n_inner|ffn_dim", "feed_forward_length");
+    /// Number of blocks.
+    pub const LAYERS: Key = Key::new("num_hidden_layers|n_layer|num_layers", "block_count");
+    /// Query heads.
+    pub const HEADS: Key = Key::new("num_attention_heads|n_head", "attention.head_count");
+    /// Key and value heads.
+    pub const KV_HEADS: Key = Key::new("num_key_value_heads|n_head_kv", "attention.head_count_kv");
+    /// Elements per head of queries and keys.
+    pub const HEAD_DIM: Key = Key::new("head_dim", "attention.key_length");
+    /// Elements per head of values.
+    pub const VALUE_DIM: Key = Key::new("", "attention.value_length");
+    /// Epsilon of RMS norms.
+    pub const RMS_EPS: Key = Key::new("rms_norm_eps|layer_norm_epsilon|norm_eps", "attention.layer_norm_rms_epsilon");
+    /// Context length of training.
+    pub const CONTEXT: Key = Key::new("max_position_embeddings|n_positions|max_sequence_length", "context_length");
+    /// Whether the output projection is the embedding.
+    pub const TIED: Key = Key::new("tie_word_embeddings", "");
+}
+
+impl DecoderConfig {
+    /// Reads and checks the settings.
+    ///
+    /// # Errors
+    /// The first setting that is missing, of the wrong type or out of range.
+    pub fn from_source(src: &ConfigSource) -> Result<DecoderConfig, ConfigError> {
+        let hidden_size = src.size(keys::HIDDEN, MAX_SIZE)?;
+        let num_hidden_layers = src.size(keys::LAYERS, MAX_LAYERS)?;
+        let num_attention_heads = src.size(keys::HEADS, MAX_SIZE)?;
+        let num_key_value_heads = kv_heads(src, num_attention_heads)?;
+        let head_dim = head_dim(src, hidden_size, num_attention_heads)?;
+        if let Some(v) = src.opt_usize(keys::VALUE_DIM)?
+            && v != head_dim
+        {
+            return Err(src.invalid(keys::VALUE_DIM, v, format_args!("{head_dim}, the width of the keys")));
+        }
+        if let Some((gguf, _)) = src.gguf()
+            && let Some(t) = gguf.find_tensor("token_embd.weight")
+            && t.shape.last() != Some(&(hidden_size as u64))
+        {
+            let expected = format_args!("the row length of token_embd.weight, whose shape is {:?}", t.shape).to_string();
+            return Err(src.invalid(keys::HIDDEN, hidden_size, expected));
+        }
+        Ok(DecoderConfig {
+            hidden_size,
+            intermediate_size: src.size(keys::INTERMEDIATE, MAX_SIZE)?,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            vocab_size: src.vocab_size()?,
+            rms_norm_eps: src.positive(keys::RMS_EPS)?,
+            max_position_embeddings: src.opt_usize(keys::CONTEXT)?,
+            tie_word_embeddings: src.opt_bool(keys::TIED)?,
+        })
+    }
+}
+
+/// The number of key and value heads: as many as `heads` unless given; a divisor of it.
+///
+/// # Errors
+/// As [`ConfigSource::size`].
+pub fn kv_heads(src: &ConfigSource, heads: usize) -> Result<usize, ConfigError> {
+    let found = src.opt_usize(keys::KV_HEADS)?.unwrap_or(heads);
+    if found == 0 || !heads.is_multiple_of(found) {
+        return Err(src.invalid(keys::KV_HEADS, found, format_args!("a divisor of the {heads} attention heads")));
+    }
+    Ok(found)
+}
+
+/// Elements per head: as given, else `hidden / heads`, which must then divide.
+///
+/// # Errors
+/// As [`ConfigSource::size`].
+pub fn head_dim(src: &ConfigSource, hidden: usize, heads: usize) -> Result<usize, ConfigError> {
+    let dim = match src.opt_usize(keys::HEAD_DIM)? {
+        Some(dim) => dim,
+        None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
+        None => {
+            let field = src.field(keys::HEAD_DIM);
+            return Err(src.invalid(keys::HIDDEN, hidden, format_args!("a multiple of the {heads} heads, or a value for {field}")));
+        }
+    };
+    // The product is the width of the query projection.
+    if dim == 0 || dim.checked_mul(heads).is_none_or(|n| n > MAX_SIZE) {
+        return Err(src.invalid(keys::HEAD_DIM, dim, format_args!("at least 1, and {heads} heads of it at most 2^31 wide")));
+    }
+    Ok(dim)
+}

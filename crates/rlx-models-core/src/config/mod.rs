@@ -1,0 +1,18 @@
+//! Model configuration: `config.json` in the old and the new Hugging Face layout, and GGUF metadata.
+//!
+//! [`ConfigSource`] reads either through [`Key`]s, so a family writes its `Config::from_source` once.  Every value is
+//! checked for type and range where it is read; errors name file, field, what was found and what was expected.
+//! [`DecoderConfig`] has what llama-like decoders share, [`rope`] the rotary embedding in every released spelling.
+
+mod decoder;
+mod doc;
+mod error;
+mod rope;
+mod rope_gguf;
+mod source;
+
+pub use decoder::{DecoderConfig, MAX_LAYERS, head_dim, keys, kv_heads};
+pub use doc::{ConfigDoc, MAX_CONFIG_BYTES, MAX_DEPTH, MAX_SIZE};
+pub use error::ConfigError;
+pub use rope::{RopeArgs, rope};
+pub use source::{ConfigSource, Key};

@@ -1,0 +1,111 @@
+//! What a checkpoint is, and which family answers to it.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use crate::config::{ConfigDoc, ConfigError};
+use crate::message::{hint, list, nearest, quote};
+use crate::weights::{Checkpoint, LoadOpts, WeightFormat, open};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What a family answers to.  Runner traits of other crates build on it.
+pub trait Family: Send + Sync {
+    /// Name of the family: `qwen3`.
+    fn name(&self) -> &'static str;
+    /// Values of `model_type` in `config.json`.
+    fn model_types(&self) -> &'static [&'static str];
+    /// Class names in `architectures` of `config.json`.
+    fn architectures(&self) -> &'static [&'static str];
+    /// Values of `general.architecture` in GGUF files.
+    fn gguf_architectures(&self) -> &'static [&'static str];
+    /// The family's own program: `rlx-qwen3`.
+    fn program(&self) -> &'static str;
+}
+
+/// What a checkpoint says it is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Identity {
+    /// `model_type` of `config.json`.
+    pub model_type: Option<String>,
+    /// `architectures` of `config.json`.
+    pub architectures: Vec<String>,
+    /// `general.architecture` of GGUF metadata.
+    pub gguf_arch: Option<String>,
+    /// The weights files.
+    pub files: Vec<PathBuf>,
+}
+
+impl Identity {
+    /// What an open checkpoint says: the metadata of a GGUF file, or the `config.json` beside safetensors.
+    ///
+    /// # Errors
+    /// A `config.json` that cannot be read, or GGUF metadata without an architecture.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Identity, ConfigError> {
+        let files = checkpoint.files().map(Path::to_owned).collect();
+        if let (WeightFormat::Gguf, Some(gguf)) = (checkpoint.format(), checkpoint.gguf()) {
+            return Ok(Identity { gguf_arch: Some(gguf.architecture()?.to_owned()), files, ..Identity::default() });
+        }
+        let config = ConfigDoc::open(checkpoint.dir().join("config.json"))?;
+        Ok(Identity { model_type: config.model_type()?, architectures: config.architectures()?, gguf_arch: None, files })
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        parts.extend(self.gguf_arch.iter().map(|a| format!("GGUF architecture {}", quote(a))));
+        parts.extend(self.model_type.iter().map(|t| format!("model_type {}", quote(t))));
+        parts.extend(self.architectures.iter().take(4).map(|a| format!("architecture {}", quote(a))));
+        f.write_str(if parts.is_empty() { "a checkpoint that does not say what it is" } else { "" })?;
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// Opens the checkpoint at `path` and says what it is.
+///
+/// # Errors
+/// As [`open`] and [`Identity::of`].
+pub fn identify(path: impl AsRef<Path>, opts: &LoadOpts) -> Result<Identity, ConfigError> {
+    Identity::of(&open(path, opts)?)
+}
+
+/// No family answers to a checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no family for {what}{}; known: {}", hint(nearest), list(known))]
+pub struct UnknownModel {
+    /// What the checkpoint says it is.
+    pub what: String,
+    /// The most similar names that a family answers to.
+    pub nearest: Vec<String>,
+    /// The names of all families.
+    pub known: Vec<String>,
+}
+
+/// The family that answers to a checkpoint: by GGUF architecture, else by `model_type`, else by class name.
+///
+/// # Errors
+/// [`UnknownModel`] with the most similar names.
+pub fn find<'f, F: Family + ?Sized>(families: &[&'f F], identity: &Identity) -> Result<&'f F, UnknownModel> {
+    let by = |names: fn(&F) -> &'static [&'static str], name: &str| families.iter().copied().find(|f| names(f).contains(&name));
+    let found = match &identity.gguf_arch {
+        Some(arch) => by(F::gguf_architectures, arch),
+        None => identity
+            .model_type
+            .iter()
+            .find_map(|t| by(F::model_types, t))
+            .or_else(|| identity.architectures.iter().find_map(|a| by(F::architectures, a))),
+    };
+    found.ok_or_else(|| {
+        let name = identity.gguf_arch.as_ref().or(identity.model_type.as_ref()).or(identity.architectures.first());
+        let all = families.iter().flat_map(|f| match identity.gguf_arch {
+            Some(_) => f.gguf_architectures().iter(),
+            None if identity.model_type.is_some() => f.model_types().iter(),
+            None => f.architectures().iter(),
+        });
+        UnknownModel {
+            what: identity.to_string(),
+            nearest: name.map(|n| nearest(n, all.copied())).unwrap_or_default(),
+            known: families.iter().map(|f| f.name().to_owned()).collect(),
+        }
+    })
+}

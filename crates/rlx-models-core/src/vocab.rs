@@ -1,0 +1,176 @@
+//! The tokenizer metadata of a GGUF file as plain data.
+//!
+//! Lengths and ids are checked against the number of tokens.  What the tokens mean is the tokenizer's matter.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use crate::message::quote;
+use rlx_gguf::{Gguf, GgufError, StringArray, Value};
+use std::path::PathBuf;
+
+/// Longest text of a token.
+pub const MAX_TOKEN_BYTES: usize = 65_536;
+
+/// `tokenizer.ggml.*` of a GGUF file; V tokens.
+#[derive(Clone, PartialEq, Debug, Default)]
+#[non_exhaustive]
+pub struct GgufVocab {
+    /// `model`: `gpt2`, `llama`, `t5`, `bert`, …
+    pub model: String,
+    /// `pre`: the split rule.
+    pub pre: Option<String>,
+    /// `tokens`, `[V]`.
+    pub tokens: Vec<String>,
+    /// `scores`, `[V]`.
+    pub scores: Option<Vec<f32>>,
+    /// `token_type`, `[V]`: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
+    pub token_types: Option<Vec<i32>>,
+    /// `merges`, best first, each two tokens with a space between.
+    pub merges: Vec<String>,
+    /// `bos_token_id`.
+    pub bos_id: Option<u32>,
+    /// `eos_token_id`.
+    pub eos_id: Option<u32>,
+    /// `eot_token_id`.
+    pub eot_id: Option<u32>,
+    /// `eom_token_id`.
+    pub eom_id: Option<u32>,
+    /// `unknown_token_id`.
+    pub unk_id: Option<u32>,
+    /// `seperator_token_id` (the specification's spelling).
+    pub sep_id: Option<u32>,
+    /// `padding_token_id`.
+    pub pad_id: Option<u32>,
+    /// `cls_token_id`.
+    pub cls_id: Option<u32>,
+    /// `mask_token_id`.
+    pub mask_id: Option<u32>,
+    /// `add_bos_token`.
+    pub add_bos: Option<bool>,
+    /// `add_eos_token`.
+    pub add_eos: Option<bool>,
+    /// `add_space_prefix`.
+    pub add_space_prefix: Option<bool>,
+    /// `remove_extra_whitespaces`.
+    pub remove_extra_whitespaces: Option<bool>,
+    /// `precompiled_charsmap`: the normaliser of a unigram model.
+    pub precompiled_charsmap: Option<Vec<u8>>,
+    /// `tokenizer.chat_template`.
+    pub chat_template: Option<String>,
+}
+
+/// Why a vocabulary was refused.
+#[allow(missing_docs, reason = "each variant's message says what its fields are")]
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum VocabError {
+    /// A key is missing or of the wrong type.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// A value does not fit the number of tokens.
+    #[error("{}: {field}: found {found}, expected {expected}", file.display())]
+    Invalid { file: PathBuf, field: String, found: String, expected: String },
+}
+
+impl GgufVocab {
+    /// The vocabulary of a GGUF file; `None` when it has no tokenizer.
+    ///
+    /// # Errors
+    /// Keys of the wrong type, lists shorter or longer than the tokens, ids that are no tokens.
+    pub fn read(gguf: &Gguf) -> Result<Option<GgufVocab>, VocabError> {
+        let Some(model) = gguf.find::<&str>("tokenizer.ggml.model")? else {
+            return Ok(None);
+        };
+        let r = Reader { gguf };
+        let tokens = gguf.get_str_array(&full("tokens"))?;
+        let n = tokens.len();
+        if n == 0 || u32::try_from(n).is_err() {
+            return Err(r.invalid("tokens", format!("{n} tokens"), "from 1 to 2^32 - 1".into()));
+        }
+        for (i, t) in tokens.iter().enumerate() {
+            if t.len() > MAX_TOKEN_BYTES {
+                return Err(r.invalid("tokens", format!("token {i} of {} bytes", t.len()), format!("at most {MAX_TOKEN_BYTES}")));
+            }
+        }
+        let merges = gguf.find::<&StringArray>(&full("merges"))?;
+        Ok(Some(GgufVocab {
+            model: model.into(),
+            pre: r.text("tokenizer.ggml.pre")?,
+            scores: r.list("scores", n)?,
+            token_types: r.list("token_type", n)?,
+            merges: merges.map(strings).unwrap_or_default(),
+            bos_id: r.id("bos_token_id", n)?,
+            eos_id: r.id("eos_token_id", n)?,
+            eot_id: r.id("eot_token_id", n)?,
+            eom_id: r.id("eom_token_id", n)?,
+            unk_id: r.id("unknown_token_id", n)?,
+            sep_id: r.id("seperator_token_id", n)?,
+            pad_id: r.id("padding_token_id", n)?,
+            cls_id: r.id("cls_token_id", n)?,
+            mask_id: r.id("mask_token_id", n)?,
+            add_bos: gguf.find(&full("add_bos_token"))?,
+            add_eos: gguf.find(&full("add_eos_token"))?,
+            add_space_prefix: gguf.find(&full("add_space_prefix"))?,
+            remove_extra_whitespaces: gguf.find(&full("remove_extra_whitespaces"))?,
+            precompiled_charsmap: r.bytes("precompiled_charsmap")?,
+            chat_template: r.text("tokenizer.chat_template")?,
+            tokens: strings(tokens),
+        }))
+    }
+}
+
+struct Reader<'g> {
+    gguf: &'g Gguf,
+}
+
+impl Reader<'_> {
+    fn invalid(&self, name: &str, found: String, expected: String) -> VocabError {
+        let file = self.gguf.path().map_or_else(|| "GGUF bytes in memory".into(), PathBuf::from);
+        VocabError::Invalid { file, field: full(name), found, expected }
+    }
+
+    fn text(&self, key: &str) -> Result<Option<String>, VocabError> {
+        Ok(self.gguf.find::<&str>(key)?.map(str::to_owned))
+    }
+
+    /// A list of one value per token.
+    fn list<T>(&self, name: &str, n: usize) -> Result<Option<Vec<T>>, VocabError>
+    where
+        Vec<T>: for<'v> rlx_gguf::FromValue<'v>,
+    {
+        let list: Option<Vec<T>> = self.gguf.find(&full(name))?;
+        match list {
+            Some(l) if l.len() != n => Err(self.invalid(name, format!("{} values", l.len()), format!("{n}, one per token"))),
+            l => Ok(l),
+        }
+    }
+
+    /// A token id.  llama.cpp's converters write 2^32 - 1 for "none".
+    fn id(&self, name: &str, n: usize) -> Result<Option<u32>, VocabError> {
+        match self.gguf.find::<u32>(&full(name))? {
+            Some(u32::MAX) => Ok(None),
+            Some(id) if id as usize >= n => Err(self.invalid(name, id.to_string(), format!("an id below the {n} tokens"))),
+            id => Ok(id),
+        }
+    }
+
+    /// Bytes, which writers store as u8 or i8.
+    fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>, VocabError> {
+        match self.gguf.get(&full(name)) {
+            None => Ok(None),
+            Some(Value::Array(a)) => match &**a {
+                rlx_gguf::Array::U8(b) => Ok(Some(b.to_vec())),
+                rlx_gguf::Array::I8(b) => Ok(Some(b.iter().map(|v| *v as u8).collect())),
+                other => Err(self.invalid(name, format!("an array of {}", quote(other.element_type())), "an array of bytes".into())),
+            },
+            Some(other) => Err(self.invalid(name, other.type_name(), "an array of bytes".into())),
+        }
+    }
+}
+
+fn full(name: &str) -> String {
+    format!("tokenizer.ggml.{name}")
+}
+
+fn strings(array: &StringArray) -> Vec<String> {
+    array.iter().map(str::to_owned).collect()
+}

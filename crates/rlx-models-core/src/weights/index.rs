@@ -1,0 +1,167 @@
+//! `model.safetensors.index.json`: which shard holds which tensor.
+//!
+//! The index is only a directory: shards are plain file names beside it, every shard must exist, and every tensor
+//! it names must be where it says.  Tensors of a shard that the index leaves out are kept, as elsewhere.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use super::safetensors::{Text, position};
+use super::{WeightsError, map};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Largest index.
+pub const MAX_INDEX_BYTES: u64 = 64 << 20;
+/// Most shards of a checkpoint.
+pub const MAX_SHARDS: usize = 4096;
+
+/// A parsed index.
+pub(super) struct Index {
+    path: PathBuf,
+    text: String,
+    /// File names of the shards, sorted.
+    pub shards: Vec<String>,
+}
+
+impl Index {
+    /// Reads the index and makes sure that all its shards exist.
+    pub fn open(path: &Path) -> Result<Index, WeightsError> {
+        let bytes = map::read_small(path, MAX_INDEX_BYTES)?;
+        let text = String::from_utf8(bytes).map_err(|e| WeightsError::Header {
+            file: path.into(),
+            field: "index",
+            offset: e.utf8_error().valid_up_to() as u64,
+            found: "bytes that are not UTF-8".into(),
+            expected: "UTF-8".into(),
+        })?;
+        let mut shards = BTreeSet::new();
+        let mut refused = None;
+        each(&text, path, &mut |_, shard| {
+            if shards.contains(shard) {
+                return true;
+            }
+            refused = refuse(shard, shards.len()).map(|expected| (crate::message::quote(shard), expected));
+            shards.insert(shard.to_owned());
+            refused.is_none()
+        })?;
+        if let Some((found, expected)) = refused {
+            return Err(WeightsError::Index { file: path.into(), field: "shard", found, expected });
+        }
+        if shards.is_empty() {
+            let (found, expected) = ("no tensors".into(), "a weight_map that names shards".into());
+            return Err(WeightsError::Index { file: path.into(), field: "weight_map", found, expected });
+        }
+        let shards: Vec<String> = shards.into_iter().collect();
+        let missing: Vec<String> = shards.iter().filter(|s| !path.with_file_name(s).exists()).cloned().collect();
+        if !missing.is_empty() {
+            return Err(WeightsError::MissingShards { file: path.into(), count: shards.len(), missing });
+        }
+        Ok(Index { path: path.into(), text, shards })
+    }
+
+    /// Makes sure that every tensor is in the shard that the index names; `file_of` says where it is.
+    pub fn check(&self, file_of: impl Fn(&str) -> Option<u32>) -> Result<(), WeightsError> {
+        let (mut count, mut wrong) = (0usize, None);
+        each(&self.text, &self.path, &mut |tensor, shard| {
+            count += 1;
+            let at = file_of(tensor);
+            if at.and_then(|i| self.shards.get(i as usize)).is_none_or(|s| s != shard) {
+                let elsewhere = at.and_then(|i| self.shards.get(i as usize)).map_or("no shard".into(), |s| crate::message::quote(s));
+                wrong = Some((tensor.to_owned(), elsewhere, crate::message::quote(shard)));
+            }
+            wrong.is_none()
+        })?;
+        if let Some((tensor, found, shard)) = wrong {
+            let found = format!("{} in {found}", crate::message::quote(&tensor));
+            return Err(WeightsError::Index { file: self.path.clone(), field: "weight_map", found, expected: format!("it in {shard}") });
+        }
+        Ok(())
+    }
+}
+
+/// Why a shard name is refused: names are made of ordinary characters and lead nowhere else.
+fn refuse(shard: &str, before: usize) -> Option<String> {
+    let plain = !shard.is_empty()
+        && shard.len() <= 255
+        && !shard.starts_with('.')
+        && !shard.contains(['/', '\\', ':'])
+        && !shard.chars().any(char::is_control)
+        && shard.ends_with(".safetensors");
+    if !plain {
+        return Some("the name of a .safetensors file beside the index, without directories".into());
+    }
+    (before >= MAX_SHARDS).then(|| format!("at most {MAX_SHARDS} shards"))
+}
+
+/// Calls `f(tensor, shard)` for every entry of the weight map until it says false.
+fn each(text: &str, path: &Path, f: &mut dyn FnMut(&str, &str) -> bool) -> Result<(), WeightsError> {
+    let mut d = serde_json::Deserializer::from_str(text);
+    let mut stopped = false;
+    let walked = d.deserialize_map(Top { f, stopped: &mut stopped }).and_then(|()| d.end());
+    match walked {
+        Err(e) if !stopped => Err(WeightsError::Header {
+            file: path.into(),
+            field: "index",
+            offset: position(text, &e),
+            found: e.to_string(),
+            expected: "a JSON object with a weight_map".into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+struct Top<'f> {
+    f: &'f mut dyn FnMut(&str, &str) -> bool,
+    stopped: &'f mut bool,
+}
+
+impl<'de> Visitor<'de> for Top<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a weight_map")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = false;
+        while let Some(key) = map.next_key_seed(Text)? {
+            if key != "weight_map" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            if std::mem::replace(&mut seen, true) {
+                return Err(A::Error::custom("weight_map occurs twice"));
+            }
+            map.next_value_seed(Entries { f: self.f, stopped: self.stopped })?;
+        }
+        if seen { Ok(()) } else { Err(A::Error::custom("weight_map is missing")) }
+    }
+}
+
+struct Entries<'f> {
+    f: &'f mut dyn FnMut(&str, &str) -> bool,
+    stopped: &'f mut bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Entries<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
+        d.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Entries<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("weight_map to be an object of file names")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(tensor) = map.next_key_seed(Text)? {
+            let shard = map.next_value_seed(Text)?;
+            if !(self.f)(&tensor, &shard) {
+                *self.stopped = true;
+                return Err(A::Error::custom("stopped"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! Memory-mapped files and the bytes of tensors in them.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use super::WeightsError;
+use memmap2::Mmap;
+use std::fs::{self, File, FileType};
+use std::io::Read;
+use std::ops::{Deref, Range};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A file mapped read-only.
+///
+/// The file must not be made shorter while it is mapped: using the lost bytes would end the process (SIGBUS), as with
+/// every memory map.  [`Checkpoint::get`](super::Checkpoint::get) looks at the length again and gives an error.
+#[derive(Debug)]
+pub struct Mapping {
+    path: PathBuf,
+    file: File,
+    /// `None` for an empty file, which cannot be mapped.
+    map: Option<Mmap>,
+}
+
+impl Mapping {
+    /// Maps the regular file at `path`.
+    ///
+    /// # Errors
+    /// [`WeightsError::NotAFile`] for anything else, before anything is read; [`WeightsError::Io`].
+    pub fn open(path: &Path) -> Result<Arc<Mapping>, WeightsError> {
+        let (file, bytes) = open_regular(path)?;
+        let map = if bytes == 0 {
+            None
+        } else {
+            // SAFETY: the map is read-only and lives no longer than the file handle beside it.  That others change or
+            // shorten the file meanwhile cannot be excluded; the documentation of `Mapping` says what then happens.
+            Some(unsafe { Mmap::map(&file) }.map_err(|source| WeightsError::Io { file: path.into(), source })?)
+        };
+        Ok(Arc::new(Mapping { path: path.into(), file, map }))
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+
+    /// An error when the file is now shorter than what was mapped.
+    pub(super) fn check_length(&self) -> Result<(), WeightsError> {
+        let metadata = self.file.metadata().map_err(|source| WeightsError::Io { file: self.path.clone(), source })?;
+        let (found, expected) = (metadata.len(), self.bytes().len() as u64);
+        if found < expected {
+            return Err(WeightsError::Shrunk { file: self.path.clone(), found, expected });
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of one tensor: cheap to clone, keeps the file mapped (or the memory alive), dereferences to `&[u8]`.
+///
+/// No alignment is promised: safetensors files place tensors at any byte.
+#[derive(Clone, Debug)]
+pub struct TensorData(Repr);
+
+#[derive(Clone, Debug)]
+enum Repr {
+    Mapped { map: Arc<Mapping>, range: Range<usize> },
+    Owned(Arc<[u8]>),
+}
+
+impl TensorData {
+    /// Bytes of a mapped file; `None` when the range is not inside it.
+    pub fn mapped(map: Arc<Mapping>, range: Range<usize>) -> Option<TensorData> {
+        map.bytes().get(range.clone())?;
+        Some(TensorData(Repr::Mapped { map, range }))
+    }
+
+    /// True when the bytes are a view of a file rather than memory of their own.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.0, Repr::Mapped { .. })
+    }
+
+    /// The mapped file and the range of it, for backends that advise the kernel or read ahead.
+    pub fn mapping(&self) -> Option<(&Arc<Mapping>, Range<usize>)> {
+        match &self.0 {
+            Repr::Mapped { map, range } => Some((map, range.clone())),
+            Repr::Owned(_) => None,
+        }
+    }
+}
+
+impl Deref for TensorData {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            // The range was checked when the value was made, and a mapping never changes its length.
+            Repr::Mapped { map, range } => map.bytes().get(range.clone()).unwrap_or_default(),
+            Repr::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl AsRef<[u8]> for TensorData {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl From<Vec<u8>> for TensorData {
+    fn from(bytes: Vec<u8>) -> TensorData {
+        TensorData(Repr::Owned(bytes.into()))
+    }
+}
+
+/// Opens a regular file, following links; anything else is refused.
+pub(crate) fn open_regular(path: &Path) -> Result<(File, u64), WeightsError> {
+    let io = |source| WeightsError::Io { file: path.into(), source };
+    // Opening a FIFO would wait for its writer, so the kind is looked at first, and again on what was opened.
+    refuse_special(fs::metadata(path).map_err(io)?.file_type(), path)?;
+    let file = File::open(path).map_err(io)?;
+    let metadata = file.metadata().map_err(io)?;
+    refuse_special(metadata.file_type(), path)?;
+    Ok((file, metadata.len()))
+}
+
+/// The bytes of a regular file of at most `limit` bytes.
+pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, WeightsError> {
+    let (file, found) = open_regular(path)?;
+    if found > limit {
+        return Err(WeightsError::TooLarge { file: path.into(), found, limit });
+    }
+    let mut bytes = Vec::with_capacity(found as usize + 1);
+    // The file may grow while it is read; the limit holds all the same.
+    let n = file.take(limit + 1).read_to_end(&mut bytes).map_err(|source| WeightsError::Io { file: path.into(), source })? as u64;
+    if n > limit {
+        return Err(WeightsError::TooLarge { file: path.into(), found: n, limit });
+    }
+    Ok(bytes)
+}
+
+fn refuse_special(kind: FileType, path: &Path) -> Result<(), WeightsError> {
+    if kind.is_file() {
+        return Ok(());
+    }
+    let found = if kind.is_dir() { "a directory" } else { special(kind) };
+    Err(WeightsError::NotAFile { file: path.into(), found, expected: "a regular file" })
+}
+
+#[cfg(unix)]
+pub(super) fn special(kind: FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    match kind {
+        k if k.is_fifo() => "a FIFO",
+        k if k.is_socket() => "a socket",
+        k if k.is_char_device() || k.is_block_device() => "a device",
+        _ => "something else",
+    }
+}
+
+#[cfg(not(unix))]
+pub(super) fn special(_: FileType) -> &'static str {
+    "something else"
+}

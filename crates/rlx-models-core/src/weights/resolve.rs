@@ -1,0 +1,160 @@
+//! From a path to the files of a checkpoint.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use super::{LoadOpts, WeightsError, map};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What a path turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// One safetensors file.
+    Safetensors(PathBuf),
+    /// The index of a sharded checkpoint.
+    Index(PathBuf),
+    /// A GGUF file, or a part of a split one.
+    Gguf(PathBuf),
+}
+
+const EXPECTED: &str = "model.safetensors, model.safetensors.index.json, one .safetensors or .gguf files";
+/// Most directory entries looked at.
+const MAX_ENTRIES: usize = 65_536;
+
+/// Looks at `path`: files go by their content, directories by what they hold.
+pub(super) fn resolve(path: &Path, opts: &LoadOpts) -> Result<Found, WeightsError> {
+    let metadata = fs::metadata(path).map_err(|source| WeightsError::Io { file: path.into(), source })?;
+    if metadata.is_dir() {
+        return directory(path, opts);
+    }
+    if !metadata.is_file() {
+        let found = map::special(metadata.file_type());
+        return Err(WeightsError::NotAFile { file: path.into(), found, expected: "a weights file or a directory" });
+    }
+    let name = file_name(path);
+    if name.ends_with(".index.json") {
+        return Ok(Found::Index(path.into()));
+    }
+    if has_extension(&name, "gguf") {
+        return Ok(Found::Gguf(path.into()));
+    }
+    if has_extension(&name, "safetensors") {
+        return Ok(Found::Safetensors(path.into()));
+    }
+    // Content-addressed caches drop the extension.
+    let (mut file, _) = map::open_regular(path)?;
+    let mut magic = [0; 4];
+    let n = std::io::Read::read(&mut file, &mut magic).map_err(|source| WeightsError::Io { file: path.into(), source })?;
+    Ok(if n == 4 && &magic == b"GGUF" { Found::Gguf(path.into()) } else { Found::Safetensors(path.into()) })
+}
+
+fn directory(dir: &Path, opts: &LoadOpts) -> Result<Found, WeightsError> {
+    let io = |source| WeightsError::Io { file: dir.into(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io)?.take(MAX_ENTRIES) {
+        names.extend(entry.map_err(io)?.file_name().into_string().ok());
+    }
+    names.sort_unstable();
+    let has = |name: &str| names.iter().any(|n| n == name);
+    let gguf: Vec<&str> = names.iter().map(String::as_str).filter(|n| has_extension(n, "gguf")).collect();
+    if opts.gguf_index.is_some() && !gguf.is_empty() {
+        return choose(dir, &gguf, opts);
+    }
+    if has("model.safetensors") {
+        return Ok(Found::Safetensors(dir.join("model.safetensors")));
+    }
+    if has("model.safetensors.index.json") {
+        return Ok(Found::Index(dir.join("model.safetensors.index.json")));
+    }
+    if !gguf.is_empty() {
+        return choose(dir, &gguf, opts);
+    }
+    let single: Vec<&String> = names.iter().filter(|n| has_extension(n, "safetensors")).collect();
+    match single.as_slice() {
+        [one] => Ok(Found::Safetensors(dir.join(one))),
+        _ => Err(WeightsError::NotFound { path: dir.into(), expected: EXPECTED, found: names }),
+    }
+}
+
+/// Chooses among the GGUF files of a directory.  The parts of a split file count as one, by their first; projector
+/// files (`mmproj…`) are taken only by index or when alone.
+fn choose(dir: &Path, names: &[&str], opts: &LoadOpts) -> Result<Found, WeightsError> {
+    let mut whole: Vec<&str> = names.iter().copied().filter(|n| part_number(n).is_none_or(|p| p == 1)).collect();
+    if whole.is_empty() {
+        // Only later parts: the reader then says which are missing.
+        whole = names.iter().copied().take(1).collect();
+    }
+    let ambiguous = |why: String| {
+        let candidates = whole.iter().map(|n| (*n).to_owned()).collect();
+        Err(WeightsError::Ambiguous { dir: dir.into(), why, candidates })
+    };
+    let found = |name: &str| Ok(Found::Gguf(dir.join(name)));
+    if let Some(i) = opts.gguf_index {
+        return whole.get(i).map_or_else(|| ambiguous(format!("no GGUF file number {i}")), |n| found(n));
+    }
+    if let [one] = whole.as_slice() {
+        return found(one);
+    }
+    let models: Vec<&str> = whole.iter().copied().filter(|n| !n.to_ascii_lowercase().starts_with("mmproj")).collect();
+    if let [one] = models.as_slice() {
+        return found(one);
+    }
+    let Some(quant) = &opts.prefer_quant else {
+        return ambiguous(format!("{} GGUF files", whole.len()));
+    };
+    let matching: Vec<&str> = models.iter().copied().filter(|n| names_quant(n, quant)).collect();
+    match matching.as_slice() {
+        [one] => found(one),
+        [] => ambiguous(format!("{} GGUF files, none of them {quant}", whole.len())),
+        _ => ambiguous(format!("{} GGUF files are {quant}", matching.len())),
+    }
+}
+
+/// Whether a file name mentions the quantisation as a whole word: `x-Q4_K_M.gguf`, not `x-IQ4_K_M_L.gguf`.
+fn names_quant(name: &str, quant: &str) -> bool {
+    let (name, quant) = (name.to_ascii_lowercase(), quant.to_ascii_lowercase());
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    !quant.is_empty()
+        && name.match_indices(&quant).any(|(at, _)| {
+            let before = name.get(..at).and_then(|s| s.chars().next_back());
+            let after = name.get(at + quant.len()..).and_then(|s| s.chars().next());
+            !before.is_some_and(word) && !after.is_some_and(word)
+        })
+}
+
+/// The number of a part `NAME-00002-of-00005.gguf`.
+fn part_number(name: &str) -> Option<u32> {
+    let (rest, count) = name.get(..name.len().checked_sub(5)?)?.rsplit_once("-of-")?;
+    let (_, part) = rest.rsplit_once('-')?;
+    let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
+    if digits(part) && digits(count) { part.parse().ok() } else { None }
+}
+
+fn has_extension(name: &str, extension: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(stem, e)| !stem.is_empty() && e.eq_ignore_ascii_case(extension))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantisations_are_whole_words() {
+        assert!(names_quant("model-Q4_K_M.gguf", "q4_k_m"));
+        assert!(names_quant("Q4_0.gguf", "Q4_0"));
+        assert!(names_quant("model.Q4_K_M-00001-of-00002.gguf", "Q4_K_M"));
+        assert!(!names_quant("model-Q4_K_M_L.gguf", "Q4_K_M"));
+        assert!(!names_quant("model-IQ4_XS.gguf", "Q4_XS"));
+        assert!(!names_quant("model.gguf", ""));
+    }
+
+    #[test]
+    fn parts_are_recognised() {
+        assert_eq!(part_number("a-00002-of-00005.gguf"), Some(2));
+        assert_eq!(part_number("a-2-of-5.gguf"), None);
+        assert_eq!(part_number("gguf"), None);
+    }
+}
