@@ -4,7 +4,8 @@ use super::Simd;
 use half::{bf16, f16};
 use std::array::from_fn;
 
-/// `L` lanes, 8 or 16.
+/// `L` lanes: 8 with the constants of [`Avx2`](super::Level::Avx2), 16 with those of
+/// [`Avx512`](super::Level::Avx512), 4 with those of [`Neon`](super::Level::Neon).
 #[derive(Clone, Copy, Debug)]
 pub struct Scalar<const L: usize>;
 
@@ -22,9 +23,9 @@ fn quad<const L: usize>(w: [[u8; 4]; L], a: [[u8; 4]; L], lane: usize, weight: i
 
 impl<const L: usize> Simd for Scalar<L> {
     const LANES: usize = L;
-    const TILE: usize = if L == 16 { 8 } else { 4 };
-    const U5_DOTS: usize = if L == 16 { 8 } else { 4 };
-    const U6_DOTS: usize = if L == 16 { 4 } else { 2 };
+    const TILE: usize = if L == 8 { 4 } else { 8 };
+    const U5_DOTS: usize = if L == 8 { 4 } else { 8 };
+    const U6_DOTS: usize = if L == 8 { 2 } else { 4 };
     const I8_BIAS: u8 = if L == 16 { 128 } else { 0 };
 
     type F = [f32; L];
