@@ -3,6 +3,7 @@
 
 use crate::backend::Backend;
 use rlx_ir::graph::Graph;
+use rlx_ir::ops::Reshape;
 use rlx_ir::{Builder, Type, Val, ValueId};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -63,10 +64,24 @@ pub fn lower(mut graph: Graph, backend: &dyn Backend) -> Result<(Graph, Coverage
             return Err(Box::new(MissingOps { device: backend.info().kind.into(), coverage }));
         }
     }
+    own_outputs(&mut graph);
     for n in &graph.nodes {
         *coverage.native.entry(n.op.name()).or_default() += 1;
     }
     Ok((graph, coverage))
+}
+
+/// Results that are inputs or parameters become copies: a program owns what it returns.
+fn own_outputs(g: &mut Graph) {
+    for i in 0..g.outputs.len() {
+        let v = g.outputs[i].1;
+        let Type::Tensor(_, shape) = g.ty(v).clone() else { continue };
+        if g.producer(v).is_none()
+            && let Ok(copy) = g.apply(Reshape { shape: shape.0 }.into(), &[v], "".into())
+        {
+            g.outputs[i].1 = copy[0];
+        }
+    }
 }
 
 /// One level of expansion of the nodes whose `claims` entry is false.

@@ -199,8 +199,9 @@ impl Plan {
                     if state {
                         return Some(Place { owner: *v, ..p });
                     }
-                    // Parameters may be repacked by the device; views of them are copied.
-                    let free = matches!(p.root, Root::Arena | Root::Input(_));
+                    // Parameters may be repacked by the device, and arguments are gone after the call: views of the
+                    // former, and results that view the latter, are copied.
+                    let free = p.root == Root::Arena || matches!(p.root, Root::Input(_)) && !is_output[v.index()];
                     let (offset, strides) = view(g, &n.op, n.ins[0], &p, shape_of(g, *v)).filter(|_| free)?;
                     let dense = is_dense(shape_of(g, *v), &strides);
                     let tail = *strides.last().unwrap_or(&Dim::from(1)) == Dim::from(1) || shape_of(g, *v).last() == Some(&Dim::from(1));

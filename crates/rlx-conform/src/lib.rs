@@ -6,9 +6,11 @@
 //! An op that a runner lacks is a failure, unless the caller says beforehand which cases may go
 //! unanswered (see [`Options::may_miss`]).  The crate knows no device.
 
+mod backend;
 mod reference;
 mod report;
 
+pub use backend::OnBackend;
 pub use reference::Reference;
 pub use report::{Failure, Outcome, Report, deviation};
 

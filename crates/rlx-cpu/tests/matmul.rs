@@ -182,6 +182,26 @@ fn fast_products_round_nothing_but_the_activations() {
 }
 
 #[test]
+fn products_larger_than_every_cache_block_are_whole() {
+    let mut r = Numbers(13);
+    let (m, n, k) = (421, 150, 1024);
+    for ty in
+        [WeightType::Block(BlockFormat::Q8_0), WeightType::Block(BlockFormat::Q4K), WeightType::Block(BlockFormat::Q4_1), WeightType::BF16]
+    {
+        let (w, x) = (weight(ty, n, k, &mut r), r.normals(m * k));
+        for level in Level::available() {
+            let seen = match Matmul::new(ty, Mode::Fast, level, n, k).activation().form() {
+                ActForm::F32 => x.clone(),
+                ActForm::Q8Block32 => quantised(&x, 32),
+                ActForm::Q8Super256 => quantised(&x, 256),
+            };
+            let got = w.product(Mode::Fast, level, &x, m);
+            check(&format!("{ty:?} {level}"), &got, &w.reference(&seen, m), 2e-6);
+        }
+    }
+}
+
+#[test]
 fn extreme_weights_and_activations_do_not_overflow() {
     let mut r = Numbers(5);
     for f in FAST {

@@ -1,1 +1,13 @@
-//! Devices, sessions, compiled graphs, states and the paged KV cache.
+//! Devices, sessions and compiled graphs; the paged cache and the sequences that live in it.
+//!
+//! [`Session`] opens a [`Device`] under a profile and compiles graphs into [`CompiledGraph`]s.
+//! [`Cache`] hands out blocks of the paged cache to [`SeqId`]s and writes the segments of each
+//! call.  Nothing here knows a model family.
+
+mod cache;
+mod device;
+mod session;
+
+pub use cache::{Batch, Cache, CacheError, SeqId};
+pub use device::{Device, DeviceError};
+pub use session::{CompiledGraph, Explain, Memory, RuntimeError, Session, bytes_of_u32};

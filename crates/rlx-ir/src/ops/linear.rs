@@ -137,7 +137,8 @@ impl OpDef for Linear {
         for b in BlockFormat::ALL {
             for (m, n) in [(1, 11), (5, 8)] {
                 let w = (Type::tensor(DType::Block(*b), [n, 512]), Gen::Bytes);
-                s.op_with(Linear::plain(1), &[(f(&[m, 512]), Gen::Normal(1.0)), w], Tol::nmse(5e-4));
+                // Scales drawn at random let one nearly cancelling product dominate the sum of squares.
+                s.op_with(Linear::plain(1), &[(f(&[m, 512]), Gen::Normal(1.0)), w], Tol::nmse(2e-3));
             }
         }
         let w = |d, n: usize| (Type::tensor(d, [n, 256]), Gen::Normal(0.3));

@@ -1,0 +1,24 @@
+//! Every sample case of every op, at every instruction set this machine has.
+
+use rlx_conform::{OnBackend, conform};
+use rlx_cpu::{Cpu, Level, Options};
+
+fn check(exact: bool, threads: usize) {
+    for level in Level::available() {
+        let cpu = Cpu::new(Options { threads, level: Some(level), exact }).unwrap();
+        for seed in [1, 2] {
+            conform(&mut OnBackend::new(&cpu), seed).assert_ok();
+        }
+    }
+}
+
+#[test]
+fn every_op_conforms_at_every_level() {
+    check(false, 2);
+}
+
+#[test]
+fn every_op_conforms_in_exact_mode_and_with_odd_numbers_of_threads() {
+    check(true, 1);
+    check(true, 3);
+}

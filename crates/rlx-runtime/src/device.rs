@@ -1,0 +1,96 @@
+//! The devices of the command line.
+
+use rlx_compile::profile::{Activations, Simd};
+use rlx_compile::{Backend, BackendError, Profile};
+use rlx_cpu::{Cpu, Level};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// A device by the name users give it.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Device {
+    /// This machine's processor.
+    #[default]
+    Cpu,
+}
+
+/// A device cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// Not the name of any device.
+    #[error("unknown device `{0}`; known: cpu, metal (mps), mlx, cuda, rocm (hip), gpu (wgpu), vulkan")]
+    Unknown(String),
+    /// A device this build has no backend for.
+    #[error("device `{name}` needs the {backend} backend, which this version of rlx does not have; available: cpu")]
+    NoBackend {
+        /// What was asked for.
+        name: String,
+        /// The backend that would serve it.
+        backend: &'static str,
+    },
+    /// The backend could not start.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl FromStr for Device {
+    type Err = DeviceError;
+
+    fn from_str(s: &str) -> Result<Device, DeviceError> {
+        let backend = match s.to_ascii_lowercase().as_str() {
+            "cpu" => return Ok(Device::Cpu),
+            "metal" | "mps" => "Metal (MPSGraph)",
+            "mlx" => "MLX",
+            "cuda" => "CUDA",
+            "rocm" | "hip" => "ROCm",
+            "gpu" | "wgpu" | "vulkan" => "wgpu",
+            _ => return Err(DeviceError::Unknown(s.into())),
+        };
+        Err(DeviceError::NoBackend { name: s.into(), backend })
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+        }
+    }
+}
+
+impl Device {
+    /// Starts the device as the profile says.
+    pub fn open(self, profile: &Profile) -> Result<Arc<dyn Backend>, DeviceError> {
+        match self {
+            Device::Cpu => {
+                let level = match profile.simd {
+                    Simd::Auto => None,
+                    Simd::Scalar => Some(Level::Scalar),
+                    Simd::Avx2 => Some(Level::Avx2),
+                    Simd::Avx512 => Some(Level::Avx512),
+                    _ => Some(Level::Neon),
+                };
+                let exact = profile.activations == Activations::Exact;
+                Ok(Arc::new(Cpu::new(rlx_cpu::Options { threads: profile.threads, level, exact })?))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_devices_say_what_they_need() {
+        assert_eq!("cpu".parse::<Device>().unwrap(), Device::Cpu);
+        for (name, needs) in [("cuda", "CUDA"), ("mps", "Metal"), ("vulkan", "wgpu"), ("hip", "ROCm"), ("mlx", "MLX")] {
+            let e = name.parse::<Device>().unwrap_err().to_string();
+            assert!(e.contains(needs) && e.contains(name), "{e}");
+        }
+        assert!("tpu".parse::<Device>().unwrap_err().to_string().contains("unknown device `tpu`"));
+    }
+}
