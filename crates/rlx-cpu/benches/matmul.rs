@@ -3,6 +3,7 @@
 //! `cargo bench -p rlx-cpu --bench matmul -- [level=avx2] [threads=1,2] [m=1,128,512] [n=3072] [formats=q4_k,bf16]`
 //! prints for each shape the best and the median time, GB/s of weights read, and GOP/s (two per weight and row).
 
+use rlx_cpu::attention::{Attention, KvType, Segment};
 use rlx_cpu::matmul::{Matmul, Mode, Output, WeightType};
 use rlx_cpu::simd::{Kernel, Level, Simd, dispatch};
 use rlx_gguf::blocks::BlockFormat;
@@ -221,6 +222,74 @@ fn fill(ty: WeightType, bytes: &mut [u8]) {
     }
 }
 
+/// Attention of Qwen3-0.6B's shape (16 query heads, 8 key-value heads of 128): one new token at a long context, and
+/// prompts from their start. `GB/s` of keys and values, `GFLOP/s` of both products.
+fn attention(level: Level, threads: &[usize], time: Duration) {
+    const HEADS: usize = 8;
+    let (group, dim, block) = (2, 128, 32);
+    for (kv, new, context) in
+        [(KvType::BF16, 1, 8192), (KvType::F16, 1, 8192), (KvType::BF16, 512, 512), (KvType::F32, 512, 512), (KvType::BF16, 128, 2048)]
+    {
+        let at = Attention {
+            level,
+            kv,
+            n_kv_heads: HEADS,
+            group,
+            head_dim: dim,
+            value_dim: dim,
+            block_tokens: block,
+            scale: 0.09,
+            softcap: None,
+            window: None,
+            causal: true,
+        };
+        let n_blocks = context / block;
+        let mut keys = Aligned::new(n_blocks * at.key_block_bytes());
+        let mut values = Aligned::new(n_blocks * at.value_block_bytes());
+        fill(WeightType::F32, keys.bytes_mut());
+        fill(WeightType::F32, values.bytes_mut());
+        for v in [&mut keys, &mut values] {
+            v.bytes_mut().chunks_exact_mut(2).for_each(|b| b[1] &= 0x3b);
+        }
+        let starts = |a: &Aligned, n: usize| -> Vec<usize> { a.bytes().chunks_exact(n).map(|b| b.as_ptr() as usize).collect() };
+        let (ks, vs) = (starts(&keys, at.key_block_bytes()), starts(&values, at.value_block_bytes()));
+        let stride = HEADS * group * dim;
+        let q: Vec<f32> = (0..new * stride).map(|i| (i * 7919 % 2003) as f32 * 1e-3 - 1.0).collect();
+        let mut out = vec![0f32; new * stride];
+        let (q_ptr, out_ptr) = (q.as_ptr() as usize, out.as_mut_ptr() as usize);
+        for &n in threads {
+            let (best, median) = measure(n, time, |ith, _| {
+                let ks: Vec<*const u8> = ks.iter().map(|&p| p as *const u8).collect();
+                let vs: Vec<*const u8> = vs.iter().map(|&p| p as *const u8).collect();
+                for head in HEADS * ith / n..HEADS * (ith + 1) / n {
+                    let at_head = head * group * dim;
+                    let seg = Segment {
+                        q: (q_ptr as *const f32).wrapping_add(at_head),
+                        q_stride: stride,
+                        n_tokens: new,
+                        position: context - new,
+                        n_keys: context,
+                        kv_head: head,
+                        keys: &ks,
+                        values: &vs,
+                    };
+                    let out = (out_ptr as *mut f32).wrapping_add(at_head);
+                    // SAFETY: all operands have the described sizes, and heads are disjoint.
+                    unsafe { at.run(&seg, 0..at.n_rows(&seg), None, out, stride) };
+                }
+            });
+            let pairs: usize = (context - new + 1..=context).sum();
+            println!(
+                "attention {kv:?} {new} new of {context} threads={n} best {:9.1} us median {:9.1} us {:6.1} GB/s {:6.1} GFLOP/s",
+                best * 1e6,
+                median * 1e6,
+                (keys.bytes().len() + values.bytes().len()) as f64 / best * 1e-9,
+                (4 * pairs * HEADS * group * dim) as f64 / best * 1e-9
+            );
+        }
+    }
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let arg = |name: &str| args.iter().find_map(|a| a.strip_prefix(name)?.strip_prefix('='));
@@ -234,6 +303,9 @@ fn main() {
     let time = Duration::from_millis(numbers("ms", &[300])[0] as u64);
     if args.iter().all(|a| !a.starts_with("limits=no")) {
         limits(level, &threads);
+    }
+    if arg("formats").is_none_or(|f| f.split(',').any(|f| f == "attention")) {
+        attention(level, &threads, time);
     }
     for (name, ty) in TYPES {
         if arg("formats").is_some_and(|f| f.split(',').all(|f| f != name)) {
