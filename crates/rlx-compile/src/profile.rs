@@ -255,8 +255,8 @@ impl Profile {
         let given = serde_json::to_value(table).map_err(|e| ProfileError::Syntax { origin: origin(), why: e.to_string() })?;
         let known = tree(&profile);
         for (key, value) in leaves(&given) {
-            // An empty section of a known name says nothing.
-            if value.is_object() && known.get(&key).is_some_and(Value::is_object) {
+            // An empty file, or an empty section of a known name, says nothing.
+            if value.is_object() && (key.is_empty() || known.get(&key).is_some_and(Value::is_object)) {
                 continue;
             }
             profile.apply(&key, value, Origin::File(path.into()))?;
