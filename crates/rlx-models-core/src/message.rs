@@ -13,6 +13,12 @@ pub(crate) fn quote(name: &str) -> String {
     }
 }
 
+/// The name of a field as it is when it is short and ordinary, else quoted.
+pub(crate) fn plain(name: &str) -> String {
+    let ordinary = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if ordinary && !name.is_empty() && name.len() <= LONGEST { name.to_owned() } else { quote(name) }
+}
+
 /// `a, b, c and 4 more`.
 pub(crate) fn list<S: AsRef<str>>(items: &[S]) -> String {
     let mut text = items.iter().take(MOST).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");

@@ -22,7 +22,7 @@ pub struct DecoderConfig {
     pub head_dim: usize,
     /// Rows of the embedding, V.
     pub vocab_size: usize,
-    /// Epsilon of the RMS norms: finite, above 0.
+    /// Epsilon of the RMS norms: above 0, at most 1.
     pub rms_norm_eps: f64,
     /// Context length of training, where the configuration says it.
     pub max_position_embeddings: Option<usize>,
@@ -86,10 +86,17 @@ impl DecoderConfig {
             num_key_value_heads,
             head_dim,
             vocab_size: src.vocab_size()?,
-            rms_norm_eps: src.positive(keys::RMS_EPS)?,
+            rms_norm_eps: rms_norm_eps(src)?,
             max_position_embeddings: src.opt_usize(keys::CONTEXT)?,
             tie_word_embeddings: src.opt_bool(keys::TIED)?,
         })
+    }
+}
+
+fn rms_norm_eps(src: &ConfigSource) -> Result<f64, ConfigError> {
+    match src.positive(keys::RMS_EPS)? {
+        eps if eps <= 1.0 => Ok(eps),
+        eps => Err(src.invalid(keys::RMS_EPS, eps, "a finite number above 0 and at most 1")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can be wrong with a configuration, and where.
 
-use crate::message::{list, quote};
+use crate::message::{list, plain, quote};
 use crate::weights::WeightsError;
 use rlx_gguf::GgufError;
 use std::path::PathBuf;
@@ -17,16 +17,16 @@ pub enum ConfigError {
     #[error("{}: at byte {offset}: found {found}, expected {expected}", file.display())]
     Syntax { file: PathBuf, offset: u64, found: String, expected: String },
     /// One key twice in one object.
-    #[error("{}: duplicate key {}", file.display(), quote(field))]
+    #[error("{}: duplicate key {}", file.display(), plain(field))]
     Duplicate { file: PathBuf, field: String },
     /// A field that is needed is absent or null.
-    #[error("{}: {} is missing, expected {expected}", file.display(), quote(field))]
+    #[error("{}: {} is missing, expected {expected}", file.display(), plain(field))]
     Missing { file: PathBuf, field: String, expected: String },
     /// A field has a type or value that it cannot have.
-    #[error("{}: {} is {found}, expected {expected}", file.display(), quote(field))]
+    #[error("{}: {} is {found}, expected {expected}", file.display(), plain(field))]
     Invalid { file: PathBuf, field: String, found: String, expected: String },
     /// A field names something that is not known here.
-    #[error("{}: {} is {}, which is not known; expected one of {}", file.display(), quote(field), quote(found), list(known))]
+    #[error("{}: {} is {}, which is not known; expected one of {}", file.display(), plain(field), quote(found), list(known))]
     Unknown { file: PathBuf, field: String, found: String, known: Vec<String> },
     /// GGUF metadata of the wrong type.
     #[error(transparent)]

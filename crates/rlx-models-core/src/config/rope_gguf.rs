@@ -46,7 +46,7 @@ pub(super) fn from_metadata(src: &ConfigSource, gguf: &Gguf, args: &RopeArgs<'_>
     let scaling = match kind.as_deref().unwrap_or("none") {
         // Local layers have a base of their own and are never stretched.
         _ if local.is_some() => RopeScaling::None,
-        "none" | "linear" | "longrope" if has("rope_factors_long.weight") => {
+        kind if kind == "longrope" || (matches!(kind, "none" | "linear") && has("rope_factors_long.weight")) => {
             let original = original()?;
             let trained = src.opt_usize(keys::CONTEXT)?.unwrap_or(original);
             let long = args.context.unwrap_or(trained) > original;

@@ -208,7 +208,7 @@ fn open_sharded(path: &Path) -> Result<Checkpoint, WeightsError> {
         tensors.append(&mut safetensors::parse(map.bytes(), &file, i as u32)?);
         maps.push(map);
     }
-    tensors.sort_by(|a: &TensorMeta, b| a.name.cmp(&b.name));
+    tensors.sort_unstable_by(|a: &TensorMeta, b| (&a.name, a.file).cmp(&(&b.name, b.file)));
     for pair in tensors.windows(2) {
         if let [a, b] = pair
             && a.name == b.name

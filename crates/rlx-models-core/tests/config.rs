@@ -1,0 +1,425 @@
+//! Configurations: both Hugging Face layouts, GGUF metadata, rotary embeddings, malformed input with valid twins.
+
+mod common;
+
+use common::{Counting, bounded, fixture};
+use rlx_core::config::{DecoderConfig, RopeArgs, rope};
+use rlx_core::{ConfigDoc, ConfigError, ConfigSource, Key};
+use rlx_gguf::{Gguf, GgufWriter, Value};
+use rlx_ir::ops::rope::{Rope, RopeScaling};
+use std::path::Path;
+use std::sync::Arc;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn doc(text: &str) -> Result<ConfigDoc, ConfigError> {
+    bounded(text.len(), || ConfigDoc::from_bytes(Path::new("config.json"), text.as_bytes().to_vec()))
+}
+
+fn source(text: &str) -> Result<ConfigSource, ConfigError> {
+    ConfigSource::from_doc(doc(text)?, None)
+}
+
+/// A valid configuration with fields replaced, added or (`-name`) removed.
+fn qwen3(changes: &[(&str, &str)]) -> String {
+    let base = std::fs::read_to_string(fixture("qwen3/config.json")).unwrap();
+    let mut map: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&base).unwrap();
+    map.remove("rope_scaling");
+    let mut raw = String::new();
+    for (name, value) in changes {
+        match name.strip_prefix('-') {
+            Some(name) => assert!(map.remove(name).is_some(), "{name}"),
+            None => {
+                map.remove(*name);
+                raw += &format!("\"{name}\":{value},");
+            }
+        }
+    }
+    format!("{{{raw}{}", &serde_json::to_string(&map).unwrap()[1..])
+}
+
+fn decoder(changes: &[(&str, &str)]) -> Result<DecoderConfig, ConfigError> {
+    DecoderConfig::from_source(&source(&qwen3(changes))?)
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, ConfigError>, parts: &[&str]) {
+    let message = result.expect_err("must be refused").to_string();
+    for part in parts {
+        assert!(message.contains(part), "{part} is not in: {message}");
+    }
+    assert!(message.len() < 600, "{} bytes of message", message.len());
+}
+
+#[test]
+fn the_committed_checkpoint_reads() {
+    let c = decoder(&[]).unwrap();
+    let want = DecoderConfig {
+        hidden_size: 64,
+        intermediate_size: 96,
+        num_hidden_layers: 3,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 32,
+        vocab_size: 320,
+        rms_norm_eps: 1e-6,
+        max_position_embeddings: Some(40960),
+        tie_word_embeddings: Some(true),
+    };
+    assert_eq!(c, want);
+    let d = doc(&qwen3(&[])).unwrap();
+    assert_eq!(d.model_type().unwrap().as_deref(), Some("qwen3"));
+    assert_eq!(d.architectures().unwrap(), ["Qwen3ForCausalLM"]);
+    assert_eq!(d.dtype().unwrap(), Some(rlx_ir::DType::BF16));
+}
+
+#[test]
+fn gguf_metadata_reads_as_the_same_struct() {
+    let gguf = Arc::new(Gguf::open(fixture("qwen3-gguf/Q4_0.gguf")).unwrap());
+    let from_gguf = DecoderConfig::from_source(&ConfigSource::from_gguf(gguf.clone()).unwrap()).unwrap();
+    let src = ConfigSource::from_dir(&fixture("qwen3-gguf")).unwrap();
+    let from_json = DecoderConfig::from_source(&src).unwrap();
+    assert_eq!(DecoderConfig { tie_word_embeddings: Some(true), ..from_gguf }, from_json);
+    let args = RopeArgs::new(32);
+    assert_eq!(rope(&ConfigSource::from_gguf(gguf).unwrap(), &args).unwrap(), rope(&src, &args).unwrap());
+}
+
+#[test]
+fn config_25_missing_and_mistyped_fields() {
+    for field in ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "rms_norm_eps"] {
+        refused(decoder(&[(&format!("-{field}"), "")]), &["config.json", field, "is missing"]);
+        refused(decoder(&[(field, "null")]), &["config.json", field, "is missing"]);
+        for bad in ["\"64\"", "[64]", "{}", "true", "-1", "1e30", "0", "1.5e400"] {
+            refused(decoder(&[(field, bad)]), &["config.json", field]);
+        }
+    }
+    assert_eq!(decoder(&[("hidden_size", "128.0")]).unwrap().hidden_size, 128);
+    refused(decoder(&[("num_hidden_layers", "4097")]), &["from 1 to 4096"]);
+    assert_eq!(decoder(&[("num_hidden_layers", "4096")]).unwrap().num_hidden_layers, 4096);
+    refused(decoder(&[("num_key_value_heads", "3")]), &["3", "a divisor of the 4 attention heads"]);
+    assert_eq!(decoder(&[("-num_key_value_heads", "")]).unwrap().num_key_value_heads, 4);
+    refused(decoder(&[("rms_norm_eps", "Infinity")]), &["rms_norm_eps", "Infinity", "finite"]);
+    refused(decoder(&[("tie_word_embeddings", "\"yes\"")]), &["true or false"]);
+}
+
+#[test]
+fn config_25_head_dim_defaults_to_hidden_by_heads() {
+    assert_eq!(decoder(&[("-head_dim", "")]).unwrap().head_dim, 16);
+    refused(decoder(&[("-head_dim", ""), ("hidden_size", "66")]), &["hidden_size is 66", "multiple of the 4 heads", "head_dim"]);
+    assert_eq!(decoder(&[("hidden_size", "66")]).unwrap().head_dim, 32);
+    refused(decoder(&[("head_dim", "0")]), &["head_dim is 0"]);
+    refused(decoder(&[("head_dim", "2147483648")]), &["head_dim"]);
+}
+
+#[test]
+fn config_25_text_of_the_file() {
+    let valid = qwen3(&[]);
+    assert!(doc(&valid).is_ok());
+    assert!(doc(&format!("\u{feff}{valid}")).unwrap().has("hidden_size"));
+    refused(doc(&valid.replacen('{', "{\"hidden_size\":64,", 1)), &["duplicate key hidden_size"]);
+    refused(doc(&valid.replacen('{', "{\"hidden_siz\\u0065\":64,", 1)), &["duplicate key hidden_size"]);
+    refused(doc(&valid.replacen('{', "{// sizes\n", 1)), &["byte 1", "a comment"]);
+    refused(doc(&valid.replacen('{', "{\"x\":NaN,", 1)), &["byte 5", "NaN"]);
+    for bad in ["", "[]", "7", "{", "{}{}", "{\"a\":}", "null"] {
+        refused(doc(bad), &["config.json", "at byte"]);
+    }
+    assert!(ConfigDoc::from_bytes(Path::new("c"), b"{\"a\xff\":1}".to_vec()).is_err());
+    let deep = |n: usize| format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n));
+    assert!(doc(&deep(63)).is_ok());
+    refused(doc(&deep(64)), &["nesting"]);
+    refused(doc(&deep(100_000)), &["nesting"]);
+    let big = format!("{{\"a\":\"{}\"}}", "x".repeat(16 << 20));
+    refused(ConfigDoc::from_bytes(Path::new("config.json"), big.into_bytes()), &["16 MiB"]);
+}
+
+#[test]
+fn config_25_many_members_stay_within_the_bounds() {
+    let members: Vec<String> = (0..100_000).map(|i| format!("\"{i:x}\":0")).collect();
+    let d = doc(&format!("{{{}}}", members.join(","))).unwrap();
+    assert_eq!(d.usize("ff").unwrap(), 0);
+    let zeros = format!("{{\"a\":[0{}]}}", ",0".repeat(500_000));
+    assert!(doc(&zeros).unwrap().has("a"));
+}
+
+#[test]
+fn config_25_nested_text_configurations_are_bounded() {
+    let nested = |inner: &str| format!("{{\"model_type\":\"m\",\"eos_token_id\":[5,6],\"text_config\":{inner}}}");
+    let src = source(&nested(&qwen3(&[("-eos_token_id", "")]))).unwrap();
+    assert_eq!(DecoderConfig::from_source(&src).unwrap().hidden_size, 64);
+    assert_eq!(src.eos_token_ids().unwrap(), [5, 6]);
+    refused(source(&nested("{\"text_config\":{}}")), &["text_config.text_config", "no further"]);
+    refused(source(&nested("7")), &["text_config is 7", "an object"]);
+    refused(source(&nested("{\"a\":1,\"a\":2}")), &["duplicate key text_config.a"]);
+    let src = source(&nested(&qwen3(&[("hidden_size", "-5")]))).unwrap();
+    refused(DecoderConfig::from_source(&src), &["text_config.hidden_size is -5"]);
+}
+
+#[test]
+fn config_25_types_and_ids() {
+    refused(doc("{\"torch_dtype\":\"float128\"}").unwrap().dtype(), &["torch_dtype", "float128", "bfloat16"]);
+    assert_eq!(doc("{\"torch_dtype\":\"torch.float16\"}").unwrap().dtype().unwrap(), Some(rlx_ir::DType::F16));
+    assert_eq!(doc("{\"dtype\":\"float32\",\"torch_dtype\":\"x\"}").unwrap().dtype().unwrap(), Some(rlx_ir::DType::F32));
+    assert!(doc("{\"architectures\":[]}").unwrap().architectures().unwrap().is_empty());
+    refused(doc("{\"architectures\":[1]}").unwrap().architectures(), &["architectures"]);
+    let eos = |v: &str| source(&format!("{{\"eos_token_id\":{v}}}")).unwrap().eos_token_ids();
+    assert_eq!(eos("3").unwrap(), [3]);
+    assert_eq!(eos("[3,4]").unwrap(), [3, 4]);
+    assert!(eos("null").unwrap().is_empty());
+    for bad in ["-1", "\"3\"", "[3,-4]", "4294967296"] {
+        refused(eos(bad), &["eos_token_id", "a token id"]);
+    }
+    let generation = doc("{\"eos_token_id\":[9]}").unwrap();
+    let src = ConfigSource::from_doc(doc("{\"eos_token_id\":3}").unwrap(), Some(generation)).unwrap();
+    assert_eq!(src.eos_token_ids().unwrap(), [9]);
+}
+
+#[test]
+fn infinities_are_numbers_only_where_asked_for() {
+    let d = doc(r#"{"limit":[0.0,Infinity],"low":-Infinity,"big":1e400,"text":"Infinity and \"Infinity"}"#).unwrap();
+    assert_eq!(d.opt_f64s("limit").unwrap().unwrap(), [0.0, f64::INFINITY]);
+    assert_eq!(d.opt_f64_or_infinite("low").unwrap(), Some(f64::NEG_INFINITY));
+    refused(d.f64("low"), &["low is"]);
+    refused(d.opt_f64_or_infinite("big"), &["big is 1e400"]);
+    assert_eq!(d.string("text").unwrap(), "Infinity and \"Infinity");
+    refused(doc("{\"a\":Infinityy}"), &["at byte"]);
+}
+
+fn rope_of(changes: &[(&str, &str)], args: &RopeArgs<'_>) -> Result<Rope, ConfigError> {
+    rope(&source(&qwen3(changes))?, args)
+}
+
+#[test]
+fn rope_in_the_old_and_the_new_layout() {
+    let args = RopeArgs::new(32);
+    let old = rope_of(&[], &args).unwrap();
+    assert_eq!(old, Rope::new(32, 1e6));
+    let new = [("-rope_theta", ""), ("rope_parameters", r#"{"rope_type":"default","rope_theta":1000000}"#)];
+    assert_eq!(rope_of(&new, &args).unwrap(), old);
+    for name in ["rope_type", "type"] {
+        let r = rope_of(&[("rope_scaling", &format!(r#"{{"{name}":"linear","factor":4}}"#))], &args).unwrap();
+        assert_eq!(r.scaling, RopeScaling::Linear { factor: 4.0 });
+    }
+    let per_type = r#"{"full_attention":{"rope_type":"proportional","rope_theta":1e6,"partial_rotary_factor":0.25},
+        "sliding_attention":{"rope_type":"default","rope_theta":1e4}}"#;
+    let at = |t| rope_of(&[("rope_parameters", per_type)], &RopeArgs { layer_type: t, ..args.clone() });
+    assert_eq!(at(Some("sliding_attention")).unwrap(), Rope::new(32, 1e4));
+    let full = at(Some("full_attention")).unwrap();
+    assert_eq!((full.dim, &full.scaling), (32, &RopeScaling::Proportional { fraction: 0.25, factor: 1.0 }));
+    refused(at(None), &["rope_parameters", "full_attention, sliding_attention"]);
+    refused(at(Some("other")), &["other"]);
+    let local = [("rope_local_base_freq", "10000"), ("rope_scaling", r#"{"rope_type":"linear","factor":8}"#)];
+    let sliding = RopeArgs { layer_type: Some("sliding_attention"), ..args.clone() };
+    assert_eq!(rope_of(&local, &sliding).unwrap(), Rope::new(32, 1e4));
+    assert_eq!(rope_of(&local, &args).unwrap().scaling, RopeScaling::Linear { factor: 8.0 });
+}
+
+#[test]
+fn rope_part_of_a_head_and_sections() {
+    let args = RopeArgs::new(32);
+    assert_eq!(rope_of(&[("partial_rotary_factor", "0.25")], &args).unwrap().dim, 8);
+    assert_eq!(rope_of(&[("rotary_dim", "8")], &args).unwrap().dim, 8);
+    let r = rope_of(
+        &[("rope_parameters", r#"{"rope_type":"default","mrope_section":[2,1,1],"mrope_interleaved":true,"partial_rotary_factor":0.25}"#)],
+        &args,
+    )
+    .unwrap();
+    assert_eq!((r.dim, r.sections, r.interleave_sections, r.theta), (8, vec![2, 1, 1], true, 1e6));
+    for (field, bad) in [
+        ("partial_rotary_factor", "0"),
+        ("partial_rotary_factor", "1.5"),
+        ("partial_rotary_factor", "0.1"),
+        ("rotary_dim", "34"),
+        ("rotary_dim", "7"),
+    ] {
+        refused(rope_of(&[(field, bad)], &args), &[field]);
+    }
+    refused(rope_of(&[("rope_scaling", r#"{"type":"mrope","mrope_section":[2,1,1]}"#)], &args), &["mrope_section", "16 frequencies"]);
+}
+
+#[test]
+fn rope_scalings_follow_transformers() {
+    let args = RopeArgs::new(32);
+    let at = |scaling: &str| rope_of(&[("rope_scaling", scaling)], &args).map(|r| r.scaling);
+    let llama3 = r#"{"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4,"original_max_position_embeddings":8192}"#;
+    assert_eq!(at(llama3).unwrap(), RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192 });
+    refused(at(&llama3.replace("\"high_freq_factor\":4", "\"high_freq_factor\":1")), &["high_freq_factor is 1", "more than"]);
+    refused(at(&llama3.replace("\"factor\":8,", "")), &["rope_scaling.factor is missing"]);
+    let dynamic = RopeArgs { context: Some(81920), ..args.clone() };
+    let r = rope_of(&[("rope_scaling", r#"{"rope_type":"dynamic","factor":2}"#)], &dynamic).unwrap();
+    assert_eq!(r.scaling, RopeScaling::Dynamic { factor: 2.0, original: 40960, context: 81920 });
+    for bad in ["0", "-1", "\"2\"", "Infinity"] {
+        refused(at(&format!(r#"{{"rope_type":"linear","factor":{bad}}}"#)), &["rope_scaling.factor is"]);
+    }
+    refused(at(r#"{"rope_type":"spiral","factor":2}"#), &["rope_scaling.rope_type", "\"spiral\"", "llama3, yarn"]);
+    refused(at("\"linear\""), &["rope_scaling", "an object"]);
+}
+
+#[test]
+fn rope_yarn_attention_factor() {
+    let yarn = |more: &str| {
+        let text = format!(r#"{{"rope_type":"yarn","original_max_position_embeddings":4096{more}}}"#);
+        match rope_of(&[("rope_scaling", &text)], &RopeArgs::new(32)).map(|r| r.scaling) {
+            Ok(RopeScaling::Yarn { factor, original: 4096, beta_fast, beta_slow, truncate, attention_factor }) => {
+                Ok((factor, beta_fast, beta_slow, truncate, attention_factor))
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(e) => Err(e),
+        }
+    };
+    let plain = |f: f64| 0.1 * f.ln() + 1.0;
+    // Without a factor: 40960 positions of a model trained on 4096.
+    assert_eq!(yarn("").unwrap(), (10.0, 32.0, 1.0, true, plain(10.0)));
+    assert_eq!(yarn(r#","factor":4,"truncate":false,"beta_fast":16,"beta_slow":2"#).unwrap(), (4.0, 16.0, 2.0, false, plain(4.0)));
+    assert_eq!(yarn(r#","factor":4,"attention_factor":0.5"#).unwrap().4, 0.5);
+    assert_eq!(yarn(r#","factor":40,"mscale":1.0,"mscale_all_dim":1.0"#).unwrap().4, 1.0);
+    let m = |s: f64| 0.1 * s * 40f64.ln() + 1.0;
+    assert_eq!(yarn(r#","factor":40,"mscale":0.707,"mscale_all_dim":0.5"#).unwrap().4, m(0.707) / m(0.5));
+    assert_eq!(yarn(r#","factor":40,"mscale":0.707"#).unwrap().4, m(1.0));
+    assert_eq!(yarn(r#","factor":0.5"#).unwrap().4, 1.0);
+    refused(yarn(r#","factor":4,"beta_fast":1,"beta_slow":2"#), &["beta_fast is 1", "at least beta_slow"]);
+    refused(yarn(r#","factor":4,"attention_factor":0"#), &["attention_factor is 0"]);
+}
+
+#[test]
+fn rope_longrope_chooses_its_list_by_context() {
+    let (short, long) = (format!("[{}1]", "1,".repeat(15)), format!("[{}2]", "2,".repeat(15)));
+    let text = |more: &str| {
+        format!(r#"{{"type":"longrope","short_factor":{short},"long_factor":{long},"original_max_position_embeddings":4096{more}}}"#)
+    };
+    let at = |context, more: &str| {
+        let args = RopeArgs { context, ..RopeArgs::new(32) };
+        rope_of(&[("rope_scaling", &text(more))], &args).map(|r| r.scaling)
+    };
+    let attention_factor = (1.0 + 10f64.ln() / 4096f64.ln()).sqrt();
+    let want = |by: f64, attention_factor| RopeScaling::Longrope { factors: vec![by; 16], attention_factor };
+    assert_eq!(at(Some(4096), "").unwrap(), want(1.0, attention_factor));
+    assert_eq!(at(Some(4097), "").unwrap(), want(2.0, attention_factor));
+    assert_eq!(at(None, "").unwrap(), want(2.0, attention_factor));
+    assert_eq!(at(None, r#","attention_factor":1.25"#).unwrap(), want(2.0, 1.25));
+    let args = RopeArgs::new(16);
+    refused(rope_of(&[("rope_scaling", &text(""))], &args), &["long_factor", "8 finite numbers"]);
+}
+
+fn gguf(changes: &[(&str, Option<Value>)]) -> ConfigSource {
+    let mut all: Vec<(&str, Value)> = vec![
+        ("general.architecture", "toy".into()),
+        ("toy.block_count", 2u32.into()),
+        ("toy.embedding_length", 64u32.into()),
+        ("toy.feed_forward_length", 96u32.into()),
+        ("toy.context_length", 40960u32.into()),
+        ("toy.attention.head_count", 4u32.into()),
+        ("toy.attention.head_count_kv", 2u32.into()),
+        ("toy.attention.layer_norm_rms_epsilon", 1e-6f32.into()),
+        ("toy.vocab_size", 320u32.into()),
+    ];
+    for (key, value) in changes {
+        all.retain(|kv| kv.0 != *key);
+        all.extend(value.clone().map(|v| (*key, v)));
+    }
+    let mut writer = GgufWriter::new();
+    for (key, value) in all {
+        writer.put(key, value).unwrap();
+    }
+    let bytes = writer.to_bytes();
+    ConfigSource::from_gguf(Arc::new(Gguf::from_bytes(bytes).unwrap())).unwrap()
+}
+
+#[test]
+fn gguf_14_sizes() {
+    let read = |changes: &[(&str, Option<Value>)]| DecoderConfig::from_source(&gguf(changes));
+    let c = read(&[]).unwrap();
+    assert_eq!((c.head_dim, c.rms_norm_eps, c.num_key_value_heads), (16, 1e-6, 2));
+    let with = |key: &str, v: Value| read(&[(&format!("toy.{key}"), Some(v))]);
+    refused(with("block_count", 0u32.into()), &["toy.block_count is 0", "from 1 to 4096"]);
+    refused(with("block_count", (1u32 << 31).into()), &["toy.block_count", "from 1 to 4096"]);
+    assert_eq!(with("block_count", 513u32.into()).unwrap().num_hidden_layers, 513);
+    refused(with("block_count", u64::MAX.into()), &["toy.block_count"]);
+    refused(with("block_count", (-1i32).into()), &["toy.block_count"]);
+    refused(with("block_count", "2".into()), &["toy.block_count", "string"]);
+    refused(read(&[("toy.block_count", None)]), &["toy.block_count is missing"]);
+    refused(with("attention.head_count", 0u32.into()), &["toy.attention.head_count is 0"]);
+    refused(with("attention.head_count_kv", 3u32.into()), &["toy.attention.head_count_kv is 3", "a divisor of the 4"]);
+    refused(with("attention.head_count_kv", 0u32.into()), &["toy.attention.head_count_kv is 0"]);
+    refused(with("embedding_length", 66u32.into()), &["toy.embedding_length is 66", "multiple of the 4 heads"]);
+    for eps in [0.0f32, -1e-6, f32::NAN, f32::INFINITY] {
+        refused(with("attention.layer_norm_rms_epsilon", eps.into()), &["toy.attention.layer_norm_rms_epsilon", "finite number"]);
+    }
+    refused(with("attention.value_length", 8u32.into()), &["toy.attention.value_length is 8"]);
+}
+
+#[test]
+fn gguf_14_embedding_length_must_agree_with_the_tensor() {
+    let good = Gguf::open(fixture("qwen3-gguf/Q4_0.gguf")).unwrap();
+    let mut bytes = std::fs::read(good.path().unwrap()).unwrap();
+    let key = b"qwen3.embedding_length";
+    let at = bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
+    assert_eq!(bytes[at..at + 4], 64u32.to_le_bytes());
+    bytes[at..at + 4].copy_from_slice(&128u32.to_le_bytes());
+    let bad = ConfigSource::from_gguf(Arc::new(Gguf::from_bytes(bytes).unwrap())).unwrap();
+    refused(DecoderConfig::from_source(&bad), &["qwen3.embedding_length is 128", "token_embd.weight"]);
+}
+
+#[test]
+fn gguf_14_rope() {
+    let args = RopeArgs::new(16);
+    let at = |changes: &[(&str, Option<Value>)]| rope(&gguf(changes), &args);
+    assert_eq!(at(&[]).unwrap(), Rope::new(16, 1e4));
+    assert_eq!(at(&[("toy.rope.freq_base", Some(1e6f32.into()))]).unwrap(), Rope::new(16, 1e6));
+    assert_eq!(at(&[("toy.rope.dimension_count", Some(8u32.into()))]).unwrap().dim, 8);
+    for bad in [0u32, 7, 18, u32::MAX] {
+        refused(at(&[("toy.rope.dimension_count", Some(bad.into()))]), &["toy.rope.dimension_count"]);
+    }
+    for bad in [0.0f32, -1.0, f32::NAN] {
+        refused(at(&[("toy.rope.freq_base", Some(bad.into()))]), &["toy.rope.freq_base"]);
+    }
+    let kind = |k: &str| ("toy.rope.scaling.type", Some(k.into()));
+    let factor = ("toy.rope.scaling.factor", Some(4f32.into()));
+    assert_eq!(at(&[kind("linear"), factor.clone()]).unwrap().scaling, RopeScaling::Linear { factor: 4.0 });
+    let original = ("toy.rope.scaling.original_context_length", Some(64u32.into()));
+    let attention_factor = 1.0 + 0.1 * 4f64.ln();
+    let yarn = RopeScaling::Yarn { factor: 4.0, original: 64, beta_fast: 32.0, beta_slow: 1.0, truncate: true, attention_factor };
+    assert_eq!(at(&[kind("yarn"), factor, original]).unwrap().scaling, yarn);
+    refused(at(&[kind("spiral")]), &["toy.rope.scaling.type", "\"spiral\"", "yarn"]);
+    let sections = Value::from(vec![4i32, 2, 2, 0]);
+    assert_eq!(at(&[("toy.rope.dimension_sections", Some(sections))]).unwrap().sections, [4, 2, 2]);
+    refused(at(&[("toy.rope.dimension_sections", Some(vec![4i32, 2].into()))]), &["toy.rope.dimension_sections", "8 frequencies"]);
+}
+
+#[test]
+fn counts_per_layer_are_lists_or_one_number() {
+    const KEY: Key = Key::new("kv", "attention.head_count_kv");
+    let list = gguf(&[("toy.attention.head_count_kv", Some(vec![0u32, 2].into()))]);
+    assert_eq!(list.per_layer(KEY, 2).unwrap().unwrap(), [0, 2]);
+    refused(list.per_layer(KEY, 3), &["toy.attention.head_count_kv", "3, one per layer"]);
+    assert_eq!(gguf(&[]).per_layer(KEY, 3).unwrap().unwrap(), [2, 2, 2]);
+    assert_eq!(source("{\"kv\":[1,2]}").unwrap().per_layer(KEY, 2).unwrap().unwrap(), [1, 2]);
+    assert_eq!(source("{\"kv\":7}").unwrap().per_layer(KEY, 2).unwrap().unwrap(), [7, 7]);
+    assert_eq!(source("{}").unwrap().per_layer(KEY, 2).unwrap(), None);
+}
+
+mod any_bytes {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+
+        /// A changed configuration is read or refused, and what is accepted is in range.
+        #[test]
+        fn a_changed_byte_never_panics(at in 0usize..700, to in 32u8..127) {
+            let mut bytes = qwen3(&[("rope_scaling", r#"{"rope_type":"yarn","factor":4.0}"#)]).into_bytes();
+            let n = bytes.len();
+            bytes[at % n] = to;
+            if let Ok(d) = ConfigDoc::from_bytes(Path::new("config.json"), bytes)
+                && let Ok(src) = ConfigSource::from_doc(d, None)
+                && let Ok(c) = DecoderConfig::from_source(&src)
+            {
+                prop_assert!(c.num_hidden_layers <= 4096 && c.num_attention_heads % c.num_key_value_heads == 0 && c.rms_norm_eps > 0.0);
+                if let Ok(r) = rope(&src, &RopeArgs::new(c.head_dim)) {
+                    prop_assert!(r.dim <= c.head_dim && r.theta > 0.0);
+                }
+            }
+        }
+    }
+}
