@@ -1,6 +1,8 @@
 //! The builder: `Copy` value handles, scopes that follow checkpoint names, and diagnostics that
 //! are collected and returned all at once, so that model code has no `?` per line.
 
+mod nn;
+
 use crate::graph::{Graph, ValueId};
 use crate::ops::*;
 use crate::{DType, Dim, Op, Shape, Type};

@@ -1,7 +1,7 @@
 //! The reference interpreter: every value in f64, one op after the other, slow and obvious.
 
 use crate::graph::Def;
-use crate::{Bindings, Builder, Dim, DimError, Graph, Segments, Tensor, Type, Val};
+use crate::{Bindings, Builder, DType, Dim, DimError, Graph, Segments, Tensor, Type, Val};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -42,8 +42,12 @@ pub fn op_error(op: &str, why: impl Into<String>) -> EvalError {
 }
 
 /// Contents of one state: the rows (cache) or tensor (recurrent state) of every slot.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct StateData {
+    /// Element type.
+    pub dtype: DType,
+    /// Shape of one row (cache) or of the whole tensor (state).
+    pub shape: Vec<usize>,
     /// Elements of one row (cache) or of the whole tensor (state).
     pub width: usize,
     /// Slot number → elements.
@@ -175,9 +179,10 @@ impl Interpreter {
             .collect::<Result<_, EvalError>>()?;
         let mut states = HashMap::new();
         for (name, v) in &graph.states {
-            if let Type::Cache(_, shape) | Type::State(_, shape) = graph.ty(*v) {
-                let width = shape.numel().eval(&Bindings::new())?;
-                states.insert(name.clone(), StateData { width, slots: HashMap::new() });
+            if let Type::Cache(dtype, shape) | Type::State(dtype, shape) = graph.ty(*v) {
+                let shape = shape.0.iter().map(|d| d.eval(&Bindings::new())).collect::<Result<Vec<_>, _>>()?;
+                let width = shape.iter().product();
+                states.insert(name.clone(), StateData { dtype: *dtype, shape, width, slots: HashMap::new() });
             }
         }
         Ok(Interpreter { graph, params, states })

@@ -106,15 +106,26 @@ ops! {
     concat::Concat,
     pad::Pad,
     gather::Gather,
+    gather_axis::GatherAxis,
+    scatter::Scatter,
+    sort::Sort,
+    resize::Resize,
     // Reductions and products.
     reduce::Reduce,
+    cumsum::Cumsum,
     matmul::Matmul,
     linear::Linear,
     conv::Conv,
+    fft::Fft,
     // Sequences and states.
     positions::Positions,
     segment_ids::SegmentIds,
     cache_append::CacheAppend,
+    state_read::StateRead,
+    state_write::StateWrite,
+    short_conv::ShortConv,
+    selective_scan::SelectiveScan,
+    gated_delta_rule::GatedDeltaRule,
     // Composites.
     rms_norm::RmsNorm,
     layer_norm::LayerNorm,
@@ -125,6 +136,10 @@ ops! {
     swiglu::Swiglu,
     rope::Rope,
     attention::Attention,
+    top_k::TopK,
+    route::Route,
+    expert_linear::ExpertLinear,
+    stft::Stft,
     // Fused forms, made by the compiler.
     fused::Fused,
     add_rms_norm::AddRmsNorm,
@@ -134,9 +149,13 @@ mod window;
 
 pub use attention::Mask;
 pub use binary::BinaryOp;
+pub use fft::FftKind;
 pub use fused::Instr;
 pub use reduce::ReduceOp;
+pub use resize::ResizeMode;
 pub use rope::{RopeScaling, RopeStyle};
+pub use route::RouterScore;
+pub use scatter::ScatterMode;
 pub use unary::UnaryOp;
 
 /// The op whose name differs from `name` by the fewest edits.
