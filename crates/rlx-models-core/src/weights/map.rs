@@ -48,6 +48,17 @@ impl Mapping {
         self.map.as_deref().unwrap_or_default()
     }
 
+    /// Says that these bytes are not needed in memory for now; they are read from the file again when used.
+    pub fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            // SAFETY: the map is shared and read-only, so dropped pages come back unchanged from the file.
+            let advised = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+            // Advice that is not taken changes nothing.
+            drop(advised);
+        }
+    }
+
     /// An error when the file is now shorter than what was mapped.
     pub(super) fn check_length(&self) -> Result<(), WeightsError> {
         let metadata = self.file.metadata().map_err(|source| WeightsError::Io { file: self.path.clone(), source })?;

@@ -48,7 +48,7 @@ pub(super) fn parse(bytes: &[u8], path: &Path, file: u32) -> Result<Vec<TensorMe
     let mut tensors = Vec::with_capacity(count);
     walk(text, Fill { tensors: &mut tensors, file }).map_err(json)?;
     let data_at = 8 + n;
-    tensors.sort_unstable_by(|a, b| (a.offset, a.bytes).cmp(&(b.offset, b.bytes)));
+    tensors.sort_unstable_by_key(|t| (t.offset, t.bytes));
     let mut end = 0u64;
     for t in &mut tensors {
         let entry = |field, found: String, expected: String| WeightsError::Entry {
