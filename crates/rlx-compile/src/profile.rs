@@ -6,7 +6,7 @@
 //! place and what would be accepted.
 
 use crate::passes::FusionSwitches;
-use rlx_ir::DType;
+use rlx_ir::{DType, Options};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -241,7 +241,8 @@ impl Profile {
     /// `preset = "…"` starts from that preset instead of `base`.
     pub fn from_toml_over(base: Profile, text: &str, path: &Path) -> Result<Profile, ProfileError> {
         let origin = || path.display().to_string();
-        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| ProfileError::Syntax { origin: origin(), why: e.to_string() })?;
+        let mut table: toml::Table =
+            text.parse().map_err(|e: toml::de::Error| ProfileError::Syntax { origin: origin(), why: e.to_string() })?;
         let mut profile = match table.remove("preset") {
             None => base,
             Some(toml::Value::String(name)) => {
@@ -312,6 +313,11 @@ impl Profile {
             bad.push(("prefill_chunk", "expected at most 16777216 (0 sets no limit)".into()));
         }
         bad
+    }
+
+    /// The types a graph is built with under this profile.
+    pub fn options(&self) -> Options {
+        Options { compute: self.compute.dtype(), kv: self.kv.dtype() }
     }
 
     /// Where the value of a dotted key came from.

@@ -24,7 +24,7 @@ fn exact_reduces_no_precision_and_lm_is_the_default() {
     let exact = Profile::preset("exact").unwrap();
     assert_eq!((exact.kv, exact.activations), (KvType::F32, Activations::Exact));
     assert_eq!(Profile::default(), Profile::preset("lm").unwrap());
-    assert_eq!(Profile::default().kv.dtype(), rlx_ir::DType::F16);
+    assert_eq!(Profile::default().options().kv, rlx_ir::DType::F16);
 }
 
 #[test]

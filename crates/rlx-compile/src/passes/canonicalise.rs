@@ -16,7 +16,8 @@ enum Rule {
     Becomes(Op, Vec<ValueId>),
 }
 
-/// Applies the rules to every node, in order, until none fires.
+/// Applies the rules to every node, in order, until none fires.  What a rule bypasses stays for
+/// [`super::dce`] to remove.
 pub fn run(graph: Graph) -> Graph {
     let mut r = Rewrite::new(graph);
     for i in 0..r.len() {
@@ -125,7 +126,9 @@ fn unary(r: &Rewrite, x: ValueId, op: UnaryOp) -> Option<Rule> {
     let (Op::Unary(inner), from) = def(r, x)? else { return None };
     match (op, inner.op) {
         (Neg, Neg) | (Not, Not) => Some(Rule::Is(from[0])),
-        (Abs, Abs) | (Relu, Relu) | (Floor, Floor) | (Abs, Square | Exp | Sqrt | Sigmoid | Relu) | (Relu, Sigmoid | Exp) => Some(Rule::Is(x)),
+        (Abs, Abs) | (Relu, Relu) | (Floor, Floor) | (Abs, Square | Exp | Sqrt | Sigmoid | Relu) | (Relu, Sigmoid | Exp) => {
+            Some(Rule::Is(x))
+        }
         (Abs | Square, Neg | Abs) => Some(Rule::Becomes(Unary { op }.into(), vec![from[0]])),
         (Recip, Sqrt) => Some(Rule::Becomes(Unary { op: Rsqrt }.into(), vec![from[0]])),
         _ => None,

@@ -23,6 +23,8 @@ pub fn run(graph: Graph) -> Graph {
             _ => None,
         };
         if let Some((at, op, ins)) = fused {
+            // Messages about the product name the layer it belongs to, not whoever added to it.
+            r.graph.nodes[i].scope = r.graph.nodes[at].scope.clone();
             r.set(i, op, &ins);
             r.kill(at);
         }

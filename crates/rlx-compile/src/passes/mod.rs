@@ -1,8 +1,10 @@
 //! Graph passes.  Each takes a graph and returns one that computes the same, up to the rounding
 //! that casts and constants spell out.
 //!
-//! All are deterministic, free of recursion and near-linear in the size of the graph.  Outputs,
-//! inputs, parameters and state updates keep their names and order.  A tap whose value a fusion
+//! Graphs must verify ([`rlx_ir::verify::verify`]); what comes out does too.  All passes are
+//! deterministic, free of recursion and near-linear in the size of the graph.  Outputs, inputs,
+//! parameters and state updates keep their names and order; an output may turn out to be an input,
+//! a parameter, a constant or the same value as another output.  A tap whose value a fusion
 //! swallows is dropped: promote taps that matter before compiling
 //! ([`rlx_ir::Graph::promote_taps`]).
 

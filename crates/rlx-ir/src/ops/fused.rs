@@ -170,13 +170,7 @@ impl OpDef for Fused {
         s.op_with(Fused { steps: steps.clone() }, &[f(&[6, 67]), f(&[67]), f(&[6, 1])], tol);
         s.op_with(Fused { steps }, &[f(&[2, 1, 64]), f(&[3, 64]), f(&[2, 3, 1])], tol);
         // A clamp by selection, through a bool.
-        let steps = vec![
-            Input(0),
-            Const(0.25, DType::F32),
-            Binary(BinaryOp::Lt, 0, 1),
-            Unary(UnaryOp::Neg, 0),
-            Select(2, 1, 3),
-        ];
+        let steps = vec![Input(0), Const(0.25, DType::F32), Binary(BinaryOp::Lt, 0, 1), Unary(UnaryOp::Neg, 0), Select(2, 1, 3)];
         s.op_with(Fused { steps }, &[f(&[4, 33])], Tol::EXACT);
         // Several types: f16 rounding in the middle, integers at the side.
         let steps = vec![

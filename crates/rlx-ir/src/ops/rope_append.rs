@@ -46,13 +46,14 @@ impl OpDef for RopeAppend {
     }
 }
 
-/// Append rotated keys, attend with the keys as values too.
+/// Append rotated keys and plain values, attend.
 fn case<'g>(b: &'g Builder<'g>, rope: Rope, [h, k, d]: [usize; 3]) -> Vec<Val<'g>> {
     let seg = b.segments();
     let rows = |name: &str, h: usize| b.input(name, Type::tensor(DType::F32, [Dim::sym("T"), Dim::from(h), Dim::from(d)]));
     let (q, key) = (rows("q", h), rows("k", k));
+    let values = b.root().cache("vc", rows("v", k), seg);
     let state = b.state("kc", Type::Cache(DType::F32, [k, d].into()));
     let cache = state.with(RopeAppend { rope: rope.clone() }, &[key, seg.positions(), seg]);
     b.update(state, cache);
-    vec![q.rope(&rope, seg.positions()).attend(cache, cache, Some(seg), Attention::causal(0.3))]
+    vec![q.rope(&rope, seg.positions()).attend(cache, values, Some(seg), Attention::causal(0.3))]
 }
