@@ -317,7 +317,11 @@ impl<'g> Scope<'g> {
 /// `x.exp()` and friends: one elementwise op each.
 macro_rules! unary_methods {
     ($($(#[$doc:meta])* $name:ident => $op:ident),* $(,)?) => {
-        $($(#[$doc])* pub fn $name(self) -> Val<'g> { self.un(Unary { op: UnaryOp::$op }) })*
+        $(
+            $(#[$doc])*
+            #[allow(clippy::should_implement_trait)] // `neg` chains like the others, beside the operator
+            pub fn $name(self) -> Val<'g> { self.un(Unary { op: UnaryOp::$op }) }
+        )*
     };
 }
 /// `x.max(y)` and friends.

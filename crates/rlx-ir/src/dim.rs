@@ -2,7 +2,7 @@
 //! coefficients, plus floor division by a constant (lengths after strided convolutions).
 //!
 //! Every expression is kept in one canonical form, so structural equality is equality as
-//! polynomials.
+//! polynomials.  Coefficients saturate: an expression that overflows has no value in range.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -157,7 +157,7 @@ impl Dim {
         let mut out: Vec<(Vec<Atom>, i64)> = Vec::with_capacity(terms.len());
         for (a, c) in terms {
             match out.last_mut() {
-                Some(last) if last.0 == a => last.1 += c,
+                Some(last) if last.0 == a => last.1 = last.1.saturating_add(c),
                 _ => out.push((a, c)),
             }
         }
@@ -168,7 +168,7 @@ impl Dim {
 
 impl From<usize> for Dim {
     fn from(v: usize) -> Dim {
-        Dim { terms: if v == 0 { vec![] } else { vec![(vec![], v as i64)] } }
+        Dim { terms: if v == 0 { vec![] } else { vec![(vec![], i64::try_from(v).unwrap_or(i64::MAX))] } }
     }
 }
 impl From<i32> for Dim {
@@ -197,7 +197,7 @@ impl<D: Into<Dim>> Add<D> for Dim {
 impl<D: Into<Dim>> Sub<D> for Dim {
     type Output = Dim;
     fn sub(mut self, rhs: D) -> Dim {
-        self.terms.extend(rhs.into().terms.into_iter().map(|(a, c)| (a, -c)));
+        self.terms.extend(rhs.into().terms.into_iter().map(|(a, c)| (a, c.saturating_neg())));
         Dim::from_terms(self.terms)
     }
 }
@@ -385,6 +385,17 @@ mod tests {
         assert_eq!(f.eval(&Bindings::new().with("T", 6)).unwrap(), 4);
         assert!(matches!(e.eval(&Bindings::new()), Err(DimError::Unbound(_))));
         assert!(matches!((Dim::from(1) - t).eval(&Bindings::new().with("T", 3)), Err(DimError::OutOfRange(_))));
+    }
+
+    #[test]
+    fn huge_coefficients_do_not_overflow() {
+        let most = ((1u64 << 62) - 1).to_string();
+        for s in [format!("{most}+{most}+{most}"), format!("{most}*{most}"), format!("0-{most}-{most}-{most}"), format!("{most}*4*T-0")] {
+            let d: Dim = s.parse().unwrap();
+            let d = (Dim::from(0) - d.clone()) - d;
+            assert!(d.eval(&Bindings::new().with("T", 1 << 40)).is_err(), "{s}");
+        }
+        assert!(Dim::from(usize::MAX).eval(&Bindings::new()).is_err());
     }
 
     #[test]

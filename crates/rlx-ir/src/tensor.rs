@@ -148,7 +148,7 @@ impl Tensor {
 fn f8_value(code: u8, m: i32, bias: i32, finite: bool) -> f64 {
     let sign = if code & 0x80 != 0 { -1.0 } else { 1.0 };
     let (e, f) = (i32::from(code & 0x7f) >> m, f64::from(code & ((1 << m) - 1)));
-    let top = (0x7f >> m) as i32;
+    let top = 0x7f >> m;
     if finite && code & 0x7f == 0x7f || !finite && e == top && f != 0.0 {
         return f64::NAN;
     }

@@ -197,7 +197,7 @@ fn apply(s: &str, d: &Damage) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_texts_never_panic(pick in 0.0..1.0f64, damages in prop::collection::vec(damage(), 1..5)) {

@@ -24,7 +24,7 @@ impl OpDef for CacheAppend {
         let (_, s) = rule::float("rows", rows)?;
         let (_, tokens) = rule::segments("seg", seg)?;
         if s.split_first().is_none_or(|(t, r)| t != tokens || r != row.0) {
-            return Err(rule::mismatch("rows", rows, Shape([&[tokens.clone()], &row.0[..]].concat())));
+            return Err(rule::mismatch("rows", rows, Shape([std::slice::from_ref(tokens), &row.0[..]].concat())));
         }
         Ok(vec![cache.clone()])
     }

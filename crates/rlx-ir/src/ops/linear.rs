@@ -45,7 +45,7 @@ impl OpDef for Linear {
     const NAME: &'static str = "linear";
 
     fn infer(&self, ins: &[&Type]) -> Inferred {
-        let want = 1 + self.weights + usize::from(self.bias) + usize::from(self.residual);
+        let want = self.weights.saturating_add(1 + usize::from(self.bias) + usize::from(self.residual));
         if self.weights == 0 || ins.len() != want {
             return Err(TypeError::Arity { expected: format!("{want} (x, 1 or more weights, bias, residual)"), found: ins.len() });
         }

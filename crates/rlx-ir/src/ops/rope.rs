@@ -204,7 +204,7 @@ impl OpDef for Rope {
         if ps != want {
             return Err(rule::mismatch("positions", p, format!("integers {}", crate::Shape(want))));
         }
-        if self.dim % 2 != 0 || self.dim == 0 || self.dim > rule::constant("head dimension", d)? {
+        if !self.dim.is_multiple_of(2) || self.dim == 0 || self.dim > rule::constant("head dimension", d)? {
             return Err(rule::mismatch("dim", self.dim, format!("even, above 0 and at most {d}")));
         }
         if let RopeScaling::Longrope { factors, .. } = &self.scaling
@@ -212,7 +212,7 @@ impl OpDef for Rope {
         {
             return Err(TypeError::Attribute(format!("{} longrope factors for {} frequencies", factors.len(), self.dim / 2)));
         }
-        if self.sections.len() > 1 && self.sections.iter().sum::<usize>() != self.dim / 2 {
+        if self.sections.len() > 1 && self.sections.iter().fold(0, |a: usize, s| a.saturating_add(*s)) != self.dim / 2 {
             return Err(TypeError::Attribute(format!("sections {:?} do not add up to {} frequencies", self.sections, self.dim / 2)));
         }
         Ok(vec![x.clone()])

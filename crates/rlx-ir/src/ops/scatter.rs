@@ -36,7 +36,7 @@ impl OpDef for Scatter {
         if d.is_block() || d == DType::Bool && self.mode == ScatterMode::Add {
             return Err(rule::mismatch("base", base, "a tensor of a plain type (of numbers, to add)"));
         }
-        let want = Type::Tensor(d, Shape([&[n.clone()], &b[1..]].concat()));
+        let want = Type::Tensor(d, Shape([std::slice::from_ref(n), &b[1..]].concat()));
         if *updates != want {
             return Err(rule::mismatch("updates", updates, want));
         }

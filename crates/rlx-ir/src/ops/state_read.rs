@@ -24,7 +24,7 @@ impl OpDef for StateRead {
     fn infer(&self, ins: &[&Type]) -> Inferred {
         let [st, seg] = rule::arity(ins)?;
         let ((d, shape), (count, _)) = (state("state", st)?, rule::segments("seg", seg)?);
-        Ok(vec![Type::tensor(d, [&[count.clone()], &shape.0[..]].concat())])
+        Ok(vec![Type::tensor(d, [std::slice::from_ref(count), &shape.0[..]].concat())])
     }
 
     fn eval(&self, cx: &mut EvalCx<'_>, ins: &[&Value]) -> Result<Vec<Value>, EvalError> {

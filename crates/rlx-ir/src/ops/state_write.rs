@@ -17,7 +17,7 @@ impl OpDef for StateWrite {
     fn infer(&self, ins: &[&Type]) -> Inferred {
         let [st, value, seg] = rule::arity(ins)?;
         let ((d, shape), (count, _)) = (state("state", st)?, rule::segments("seg", seg)?);
-        let want = Type::tensor(d, [&[count.clone()], &shape.0[..]].concat());
+        let want = Type::tensor(d, [std::slice::from_ref(count), &shape.0[..]].concat());
         if *value != want {
             return Err(rule::mismatch("value", value, want));
         }
