@@ -183,7 +183,7 @@ pub(crate) fn step(g: &Graph, id: NodeId, mode: Mode, level: Level) -> Option<Bo
         Op::Slice(s) => Box::new(CopyStep { size: size(y), x: ins[0], y, how: How::Slice(s.axis, s.start.clone()) }),
         Op::Concat(c) => Box::new(ConcatStep { size: size(y), axis: c.axis, ins: ins.to_vec(), y }),
         Op::Gather(gather) => {
-            let same = of(ins[0]) == gather.to && gather.to != DType::F32 || !matrix(g.ty(ins[0]));
+            let same = of(ins[0]) == gather.to; // f32 weights are never packed
             let weight = (!same).then(|| matrix_of(g, ins[0], mode, level));
             Box::new(GatherStep { name: at(n), weight, size: size(y), table: ins[0], index: ins[1], y })
         }

@@ -9,7 +9,7 @@ use rlx_ir::{DType, ValueId};
 
 /// Rows of a tensor whose last dimension is contiguous: calls `f(row number, first element)` for
 /// this worker's share.
-fn rows(x: &View<'_>, w: Worker, mut f: impl FnMut(usize, *mut f32)) {
+pub(super) fn rows(x: &View<'_>, w: Worker, mut f: impl FnMut(usize, *mut f32)) {
     let (n, outer) = x.shape.split_last().map_or((1, &[][..]), |(n, o)| (*n, o));
     let walk = Walk::new(outer, [(outer, &x.strides[..outer.len()])]);
     if n == 0 {

@@ -1,0 +1,94 @@
+//! Errors of the engine.
+
+use std::path::PathBuf;
+
+/// What can go wrong between a file and an answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LmError {
+    /// The checkpoint cannot be opened.
+    #[error(transparent)]
+    Weights(#[from] rlx_core::weights::WeightsError),
+    /// The checkpoint has not the weights of the model.
+    #[error(transparent)]
+    Names(#[from] rlx_core::names::NamesError),
+    /// The settings cannot be read.
+    #[error(transparent)]
+    Config(#[from] rlx_core::config::ConfigError),
+    /// The vocabulary in GGUF metadata cannot be read.
+    #[error(transparent)]
+    Vocab(#[from] rlx_core::vocab::VocabError),
+    /// Tokenizer, template or sampler.
+    #[error(transparent)]
+    Text(#[from] rlx_text::TextError),
+    /// The profile.
+    #[error(transparent)]
+    Profile(#[from] rlx_compile::profile::ProfileError),
+    /// Device and memory.
+    #[error(transparent)]
+    Runtime(#[from] rlx_runtime::RuntimeError),
+    /// The cache.
+    #[error(transparent)]
+    Cache(#[from] rlx_runtime::CacheError),
+    /// The graph does not fit the weights.
+    #[error("{path}: the model does not fit its weights:\n{diags}", path = path.display())]
+    Build {
+        /// The checkpoint.
+        path: PathBuf,
+        /// All mistakes.
+        diags: rlx_ir::Diags,
+    },
+    /// No weights were named.
+    #[error("no weights given: name a .safetensors or .gguf file, or a directory of them")]
+    NoWeights,
+    /// The checkpoint has no tokenizer.
+    #[error("{path}: no tokenizer: expected tokenizer.json beside the weights, or a vocabulary in the GGUF file", path = path.display())]
+    NoTokenizer {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// The checkpoint has no chat template.
+    #[error("{path}: no chat template; use --no-chat-template to complete raw text", path = path.display())]
+    NoTemplate {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// More tokens than the model was built for.
+    #[error("{tokens} tokens do not fit the {max_seq} of this run; raise --max-seq")]
+    TooLong {
+        /// Tokens wanted.
+        tokens: usize,
+        /// The limit.
+        max_seq: usize,
+    },
+    /// A token id beyond the vocabulary.
+    #[error("token id {id} is outside the vocabulary of {vocab}")]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// Nothing to work on.
+    #[error("the prompt is empty: give at least one token")]
+    EmptyPrompt,
+    /// A file of a parity directory.
+    #[error("{file}: {why}", file = file.display())]
+    Parity {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Any other file.
+    #[error("{file}: {source}", file = file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+}
+
+/// Results of this crate.
+pub type Result<T, E = LmError> = std::result::Result<T, E>;

@@ -1,0 +1,73 @@
+//! Tokenizer and chat template of a checkpoint.
+
+use crate::{LmError, Result};
+use rlx_core::vocab::GgufVocab;
+use rlx_core::weights::Checkpoint;
+use rlx_text::{ChatTemplate, Tokenizer};
+use serde_json::{Map, Value};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What turns text into tokens and messages into text.
+pub struct Text {
+    /// The tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// The chat template, where the checkpoint has one.
+    pub template: Option<ChatTemplate>,
+    /// Variables every rendering gets: the texts of special tokens.
+    pub variables: Map<String, Value>,
+}
+
+/// Reads a small JSON file, when it exists.
+fn json(path: &Path) -> Result<Option<Value>> {
+    let io = |source| LmError::Io { file: path.into(), source };
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read(path).map_err(io)?;
+    serde_json::from_slice(&text).map(Some).map_err(|e| io(std::io::Error::new(std::io::ErrorKind::InvalidData, e)))
+}
+
+impl Text {
+    /// What a checkpoint carries: `tokenizer.json` beside the weights wins over GGUF metadata.
+    pub fn open(checkpoint: &Checkpoint) -> Result<Text> {
+        let dir = checkpoint.dir();
+        let vocab = checkpoint.gguf().map(|g| GgufVocab::read(g)).transpose()?.flatten();
+        let file = dir.join("tokenizer.json");
+        let (tokenizer, template) = match (&vocab, file.is_file()) {
+            (Some(v), _) => {
+                let template = v.chat_template.as_deref().map(ChatTemplate::new).transpose()?;
+                (Tokenizer::from_gguf(&convert(v))?, template)
+            }
+            (None, true) => {
+                let config = json(&dir.join("tokenizer_config.json"))?;
+                let template = config.as_ref().map(ChatTemplate::from_tokenizer_config).transpose()?.flatten();
+                (Tokenizer::from_file(&file)?, template)
+            }
+            (None, false) => return Err(LmError::NoTokenizer { path: checkpoint.path().into() }),
+        };
+        let token = |id: Option<u32>| id.and_then(|i| tokenizer.token(i)).unwrap_or_default().into();
+        let variables = [("bos_token", token(tokenizer.bos())), ("eos_token", token(tokenizer.eos())), ("pad_token", token(tokenizer.pad()))];
+        let variables = variables.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        Ok(Text { tokenizer: Arc::new(tokenizer), template, variables })
+    }
+}
+
+fn convert(v: &GgufVocab) -> rlx_text::GgufVocab {
+    rlx_text::GgufVocab {
+        model: v.model.clone(),
+        pre: v.pre.clone(),
+        tokens: v.tokens.clone(),
+        scores: v.scores.clone(),
+        token_types: v.token_types.clone(),
+        merges: v.merges.clone(),
+        bos_id: v.bos_id,
+        eos_id: v.eos_id,
+        unk_id: v.unk_id,
+        pad_id: v.pad_id,
+        eot_id: v.eot_id,
+        add_bos: v.add_bos,
+        add_eos: v.add_eos,
+        add_space_prefix: v.add_space_prefix,
+    }
+}

@@ -1,0 +1,8 @@
+//! The `rlx-qwen3` program, also `rlx-run qwen3`.
+
+use std::ffi::OsString;
+
+/// Runs the program on these arguments (without its own name); returns the exit code.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
+    rlx_cli::lm::run(&crate::Qwen3, "rlx-qwen3", args)
+}
