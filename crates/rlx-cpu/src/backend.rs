@@ -97,27 +97,29 @@ impl Weights for CpuWeights {
 const PACK_BYTES: usize = 1 << 20;
 
 impl Cpu {
-    /// Packs a matrix on all threads.
-    fn pack(&self, m: &Matmul, src: &[u8], step: &(dyn Fn(u64) + Sync)) -> Buffer {
-        let out = Buffer::zeroed(m.bytes());
+    /// Packs `count` matrices, one after the other, on all threads.
+    fn pack(&self, m: &Matmul, count: usize, src: &[u8], step: &(dyn Fn(u64) + Sync)) -> Buffer {
+        let out = Buffer::zeroed(count * m.bytes());
         let next = AtomicUsize::new(0);
         let groups = (PACK_BYTES / m.group_bytes().max(1)).max(1);
-        let (base, total) = (AddressOf(out.ptr()), m.n_groups());
+        let (base, pieces, stored) = (AddressOf(out.ptr()), m.n_groups().div_ceil(groups), src.len() / count.max(1));
         let work = || {
             loop {
-                let first = next.fetch_add(groups, Ordering::Relaxed);
-                if first >= total {
+                let piece = next.fetch_add(1, Ordering::Relaxed);
+                if piece >= count * pieces {
                     return;
                 }
-                let range = first..(first + groups).min(total);
+                let (matrix, first) = (piece / pieces, piece % pieces * groups);
+                let range = first..(first + groups).min(m.n_groups());
                 let bytes = m.group_bytes();
-                // SAFETY: ranges handed out by the counter are disjoint and inside the buffer.
-                let dst = unsafe { std::slice::from_raw_parts_mut(base.get().add(first * bytes), range.len() * bytes) };
-                m.pack(src, range.clone(), dst);
+                let at = matrix * m.bytes() + first * bytes;
+                // SAFETY: pieces handed out by the counter are disjoint and inside the buffer.
+                let dst = unsafe { std::slice::from_raw_parts_mut(base.get().add(at), range.len() * bytes) };
+                m.pack(&src[matrix * stored..(matrix + 1) * stored], range.clone(), dst);
                 step((range.len() * bytes) as u64);
             }
         };
-        if total <= groups {
+        if count * pieces <= 1 {
             work();
         } else {
             std::thread::scope(|s| {
@@ -154,31 +156,12 @@ impl Backend for Cpu {
     }
 
     fn scratch_bytes(&self, g: &Graph, n: &Node, dims: &Bindings) -> Result<u64, BackendError> {
-        let Type::Tensor(_, s) = g.ty(n.ins.get(usize::from(matches!(n.op, Op::Matmul(_)))).copied().unwrap_or(n.outs[0])) else {
-            return Ok(0);
-        };
-        let rows = || -> Result<usize, BackendError> {
-            Ok(s.0[..s.rank().saturating_sub(1)].iter().map(|d| d.eval(dims)).product::<Result<usize, _>>()?)
-        };
-        Ok(match &n.op {
-            Op::Linear(_) => {
-                let weights = steps::linear_weights(g, n, self.mode, self.level);
-                steps::linear::scratch(weights.iter().map(|w| &w.1), rows()?) as u64
-            }
-            Op::Matmul(_) => 4 * s.numel().eval(dims)? as u64,
-            Op::Attention(a) if a.ragged => {
-                let Type::Segments { count, .. } = g.ty(n.ins[3]) else { return Ok(0) };
-                let Type::Tensor(_, out) = g.ty(n.outs[0]) else { return Ok(0) };
-                let size = |i: usize| out.0[i].eval(dims);
-                steps::sequence::attention_scratch(size(0)?, count.eval(dims)?, size(1)?, size(2)?) as u64
-            }
-            _ => 0,
-        })
+        steps::scratch(g, n, dims, self.mode, self.level, self.threads).map(|bytes| bytes as u64)
     }
 
     fn weight_bytes(&self, g: &Graph, param: usize) -> Result<u64, BackendError> {
         match steps::param_use(g, param, self.mode, self.level) {
-            ParamUse::Matrix(m) if !m.is_raw() => Ok(m.bytes() as u64),
+            ParamUse::Matrices(count, m) if !m.is_raw() => Ok((count * m.bytes()) as u64),
             _ => stored_bytes(g, param).map(|_| 0),
         }
     }
@@ -199,13 +182,13 @@ impl Backend for Cpu {
             }
             let before = done.load(Ordering::Relaxed);
             let held = match steps::param_use(g, i, self.mode, self.level) {
-                ParamUse::Matrix(m) if !m.is_raw() => {
-                    let packed = m.bytes() as u64;
+                ParamUse::Matrices(count, m) if !m.is_raw() => {
+                    let packed = (count * m.bytes()) as u64;
                     let step = |n: u64| {
                         let at = done.fetch_add(n * want / packed.max(1), Ordering::Relaxed);
                         progress(at.min(total), total);
                     };
-                    let own = self.pack(&m, bytes, &step);
+                    let own = self.pack(&m, count, bytes, &step);
                     data.bytes.release();
                     w.held += packed;
                     Held::Own(own)

@@ -12,6 +12,7 @@
 //! Scales are `max|x| / 127`, numbers are rounded to nearest even.
 
 use crate::simd::{Kernel, Level, Simd, dispatch};
+use std::ops::Range;
 
 /// A form of activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,19 +90,45 @@ impl ActSpec {
         while at < end {
             let (row, b) = (at / n_blocks, at % n_blocks);
             let count = (n_blocks - b).min(end - at);
-            let (start, t) = tile_of(row, m, self.level.tile());
-            let place = start * n_blocks + b * t + (row - start);
-            let quantise = Quantise {
-                form: self.form,
-                x: x[row * self.k + b * len..].as_ptr(),
-                // SAFETY: the record is within the bytes that the caller vouches for.
-                to: unsafe { act.add(place * bytes) },
-                step: t * bytes,
-                count,
-            };
-            dispatch(self.level, quantise);
+            // SAFETY: the records are within the bytes that the caller vouches for.
+            unsafe { self.blocks(&x[row * self.k..(row + 1) * self.k], row, m, b..b + count, act) };
             at += count;
         }
+    }
+
+    /// Prepares one row `x`, number `row` of `m`, wherever it lies.
+    ///
+    /// # Safety
+    /// As for [`ActSpec::prepare`].
+    ///
+    /// # Panics
+    /// When `x` is too short.
+    pub unsafe fn prepare_row(self, x: &[f32], row: usize, m: usize, act: *mut u8) {
+        let (len, bytes) = self.record();
+        if bytes > 0 {
+            assert!(x.len() >= self.k && row < m, "row {row} of {m}, {} activations of {}", x.len(), self.k);
+            // SAFETY: the records are within the bytes that the caller vouches for.
+            unsafe { self.blocks(x, row, m, 0..self.k / len, act) };
+        }
+    }
+
+    /// Quantises blocks of row `x`, number `row` of `m`.
+    ///
+    /// # Safety
+    /// As for [`ActSpec::prepare`].
+    unsafe fn blocks(self, x: &[f32], row: usize, m: usize, blocks: Range<usize>, act: *mut u8) {
+        let (len, bytes) = self.record();
+        let (start, t) = tile_of(row, m, self.level.tile());
+        let place = start * (self.k / len) + blocks.start * t + (row - start);
+        let quantise = Quantise {
+            form: self.form,
+            x: x[blocks.start * len..blocks.end * len].as_ptr(),
+            // SAFETY: the record is within the bytes that the caller vouches for.
+            to: unsafe { act.add(place * bytes) },
+            step: t * bytes,
+            count: blocks.len(),
+        };
+        dispatch(self.level, quantise);
     }
 }
 

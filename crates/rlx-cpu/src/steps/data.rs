@@ -1,6 +1,6 @@
 //! Moving elements: strided copies, joins, table rows, constants.
 
-use super::elementwise::set;
+use super::elementwise::{number, set};
 use crate::frame::{Frame, Step, View, Walk};
 use crate::matmul::Matmul;
 use crate::team::Worker;
@@ -133,8 +133,10 @@ impl Step for ConcatStep {
 /// Table rows by index, widened to f32 where the table is a weight.
 pub(crate) struct GatherStep {
     pub name: String,
-    /// The layout of a table that is a weight; other tables are copied.
+    /// The layout of a table that is a weight.
     pub weight: Option<Matmul>,
+    /// Types of the table and the result, where they differ and the table is no weight.
+    pub cast: Option<(DType, DType)>,
     pub size: usize,
     pub table: ValueId,
     pub index: ValueId,
@@ -156,12 +158,15 @@ impl Step for GatherStep {
             }
             // SAFETY: row `i` of the result is this thread's; `row` is inside the table.
             unsafe {
-                match &self.weight {
-                    Some(m) => {
+                match (&self.weight, self.cast) {
+                    (Some(m), _) => {
                         let data = std::slice::from_raw_parts(table.ptr, m.bytes());
                         m.unpack_row(data, row, std::slice::from_raw_parts_mut(y.ptr.cast::<f32>().add(i * width), width));
                     }
-                    None => {
+                    (None, Some((from, to))) => {
+                        (0..width).for_each(|j| set(&y, to, i * width + j, number(&table, from, row * width + j)));
+                    }
+                    (None, None) => {
                         let bytes = width * self.size;
                         std::ptr::copy_nonoverlapping(table.ptr.add(row * bytes), y.ptr.add(i * bytes), bytes);
                     }

@@ -8,10 +8,11 @@ use rlx_ir::ops::{BinaryOp, UnaryOp};
 use rlx_ir::{DType, ValueId};
 use smallvec::SmallVec;
 
-/// `op(x)` on f32, and `not` on bool.
+/// `op(x)`.
 pub(crate) struct UnaryStep {
     pub level: Level,
     pub op: UnaryOp,
+    pub dtype: DType,
     pub x: ValueId,
     pub y: ValueId,
 }
@@ -27,6 +28,8 @@ impl Step for UnaryStep {
                     for i in 0..n {
                         *y.ptr.add(to + i) = u8::from(*x.ptr.add(from + i * walk.inner(1)) == 0);
                     }
+                } else if self.dtype != DType::F32 {
+                    (0..n).for_each(|i| set(&y, self.dtype, to + i, self.op.apply(number(&x, self.dtype, from + i * walk.inner(1)))));
                 } else {
                     let y = std::slice::from_raw_parts_mut(y.ptr.cast::<f32>().add(to), n);
                     load(x.ptr.cast::<f32>().add(from), walk.inner(1), y);
@@ -139,7 +142,15 @@ pub(crate) fn erf(x: f32) -> f32 {
     // erfc(a) = t·exp(−a² + P(t)), t = 2/(2+a); relative error below 1.2e-7.
     let t = 2.0 / (2.0 + a);
     const P: [f64; 10] = [
-        0.170_872_77, -0.822_152_23, 1.488_515_87, -1.135_203_98, 0.278_868_07, -0.186_288_06, 0.096_784_18, 0.374_091_96, 1.000_023_68,
+        0.170_872_77,
+        -0.822_152_23,
+        1.488_515_87,
+        -1.135_203_98,
+        0.278_868_07,
+        -0.186_288_06,
+        0.096_784_18,
+        0.374_091_96,
+        1.000_023_68,
         -1.265_512_23,
     ];
     let p = P.iter().fold(0.0, |acc, c| acc * t + c);
@@ -285,7 +296,8 @@ impl Step for SelectStep {
             for i in 0..n {
                 // SAFETY: the walk stays inside the tensors; this share of `y` is this thread's.
                 unsafe {
-                    let (v, at) = if *c.ptr.add(ic + i * walk.inner(1)) != 0 { (&a, ia + i * walk.inner(2)) } else { (&b, ib + i * walk.inner(3)) };
+                    let (v, at) =
+                        if *c.ptr.add(ic + i * walk.inner(1)) != 0 { (&a, ia + i * walk.inner(2)) } else { (&b, ib + i * walk.inner(3)) };
                     match self.dtype {
                         DType::F32 | DType::I32 | DType::U32 => *y.ptr.cast::<u32>().add(to + i) = *v.ptr.cast::<u32>().add(at),
                         d => set(&y, d, to + i, number(v, d, at)),
@@ -368,7 +380,9 @@ impl Step for FusedStep {
                                 out.copy_from_slice(&before[a][..len]);
                                 unary(self.level, op, out);
                             }
-                            Instr::Binary(op, a, b) => binary_row(op, (before[a].as_ptr(), 1), (before[b].as_ptr(), 1), out.as_mut_ptr(), len),
+                            Instr::Binary(op, a, b) => {
+                                binary_row(op, (before[a].as_ptr(), 1), (before[b].as_ptr(), 1), out.as_mut_ptr(), len)
+                            }
                             Instr::Select(c, a, b) => {
                                 for (i, o) in out.iter_mut().enumerate() {
                                     *o = if before[c][i] != 0.0 { before[a][i] } else { before[b][i] };

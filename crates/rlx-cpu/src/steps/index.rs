@@ -147,7 +147,9 @@ impl Step for ScatterStep {
             // SAFETY: the row is this thread's.
             unsafe {
                 match (self.mode, self.dtype) {
-                    (ScatterMode::Set, _) => std::ptr::copy_nonoverlapping(updates.ptr.add(from * size), y.ptr.add(to * size), width * size),
+                    (ScatterMode::Set, _) => {
+                        std::ptr::copy_nonoverlapping(updates.ptr.add(from * size), y.ptr.add(to * size), width * size)
+                    }
                     (ScatterMode::Add, DType::F32) => {
                         let (to, from) = (y.ptr.cast::<f32>().add(to), updates.ptr.cast::<f32>().add(from));
                         (0..width).for_each(|i| *to.add(i) += *from.add(i));

@@ -40,10 +40,8 @@ impl RouteStep {
         }
         let mut kept: SmallVec<[u32; 64]> = SmallVec::from_elem(0, self.op.top_groups);
         best(worth.len(), |i| worth[i], |a, b| a.total_cmp(&b), &mut kept);
-        for (i, g) in choice.chunks_mut(size).enumerate().filter(|(i, _)| !kept.contains(&(*i as u32))) {
-            let _ = i;
-            g.fill(f64::NEG_INFINITY);
-        }
+        let closed = choice.chunks_mut(size).enumerate().filter(|(i, _)| !kept.contains(&(*i as u32)));
+        closed.for_each(|(_, g)| g.fill(f64::NEG_INFINITY));
     }
 }
 
@@ -217,7 +215,8 @@ impl ExpertStep {
                     bytes => (&[], std::slice::from_raw_parts(scratch.add(room.rows + rows.start * bytes), m * bytes)),
                 };
                 // A single row goes straight to its place.
-                let out = if m == 1 { y.add(order[rows.start] as usize * n) } else { scratch.add(room.out).cast::<f32>().add(rows.start * n) };
+                let out =
+                    if m == 1 { y.add(order[rows.start] as usize * n) } else { scratch.add(room.out).cast::<f32>().add(rows.start * n) };
                 mm.run(data, x, act, m, groups, Output { ptr: out, stride: n, col: 0 });
                 for (i, at) in order[rows].iter().enumerate() {
                     let to = std::slice::from_raw_parts_mut(y.add(*at as usize * n + cols.start), cols.len());

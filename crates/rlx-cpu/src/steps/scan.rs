@@ -145,7 +145,7 @@ impl Step for SelectiveScanStep {
     fn run(&self, f: &Frame<'_>, _: usize, w: Worker) {
         let [x, dt, a, b, c] = [self.x, self.dt, self.a, self.b, self.c].map(|v| f.view(v));
         let (y, state, last) = (f.ptr(self.y).cast::<f32>(), f.ptr(self.state).cast::<f32>(), f.ptr(self.last).cast::<f32>());
-        let ([_, heads, p], [_, groups, n]) = (x.shape[..], b.shape[..]) else { return };
+        let (&[_, heads, p], &[_, groups, n]) = (x.shape, b.shape) else { return };
         let skip = self.skip.map(|(v, d)| Wide::new(f, v, d));
         let each = a.shape.get(1).copied().unwrap_or(1);
         // One number stays one number, for it is multiplied outside the loops.
@@ -355,7 +355,7 @@ impl Step for GatedDeltaStep {
     fn run(&self, f: &Frame<'_>, _: usize, w: Worker) {
         let [q, k, v, g, beta] = [self.q, self.k, self.v, self.g, self.beta].map(|v| f.view(v));
         let (y, state, last) = (f.ptr(self.y).cast::<f32>(), f.ptr(self.state).cast::<f32>(), f.ptr(self.last).cast::<f32>());
-        let ([_, heads, dk], [_, values, dv]) = (q.shape[..], v.shape[..]) else { return };
+        let (&[_, heads, dk], &[_, values, dv]) = (q.shape, v.shape) else { return };
         let blocks = dv.div_ceil(COLUMNS);
         let mut room: SmallVec<[f32; 1024]> = SmallVec::from_elem(0.0, 4 * padded(dk));
         for (i, (tokens, ..)) in f.ragged(self.seg).segments.iter().enumerate() {
