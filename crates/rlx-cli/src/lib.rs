@@ -1,30 +1,14 @@
 //! Command-line flags and terminal behaviour shared by the programs.
+//!
+//! [`args`] has the flags, [`lm`] the program of a language model (one answer, or a chat at the
+//! terminal), [`term`] notes, progress bars and figures, [`interrupt`] Ctrl-C.  A program is then
+//! [`exit`]`(lm::run(&FAMILY, "rlx-family", args))`.  This crate knows no model family.
 
-use std::process::ExitCode;
+pub mod args;
+mod chat;
+mod exit;
+pub mod interrupt;
+pub mod lm;
+pub mod term;
 
-/// The exit code of a program, with its error printed.
-pub fn exit(result: anyhow::Result<u8>) -> ExitCode {
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(e) => {
-            eprintln!("error: {e:#}");
-            ExitCode::from(1)
-        }
-    }
-}
-
-/// Programs of language models.
-pub mod lm {
-    use rlx_lm::{LmFamily, LmRunner};
-    use std::ffi::OsString;
-
-    /// Completes a prompt.
-    pub fn run(family: &'static dyn LmFamily, _program: &str, args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
-        let args: Vec<OsString> = args.into_iter().collect();
-        let mut runner = LmRunner::builder(family).weights(&args[0]).build()?;
-        let ids = runner.tokenizer()?.encode(&args[1].to_string_lossy(), true)?;
-        let done = runner.generate_text(&ids, &Default::default(), &mut |_, _| {}, &mut |_| true)?;
-        println!("{}", done.text);
-        Ok(0)
-    }
-}
+pub use exit::{CANCELLED, EXIT_CODES, Usage, describe, exit};

@@ -4,6 +4,8 @@ use crate::runner::Rows;
 use crate::{LmError, LmRunner, Result};
 use rlx_runtime::SeqId;
 use rlx_text::{Sampler, SamplerParams, StopMatcher, TextStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// What to generate.
@@ -19,11 +21,19 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// Leave special tokens out of the text.
     pub skip_special: bool,
+    /// Set to true by anyone, it ends the answer: between chunks of the prompt, or before the next token.
+    pub cancel: Option<Arc<AtomicBool>>,
+}
+
+impl GenerateOptions {
+    fn cancelled(&self) -> bool {
+        self.cancel.as_ref().is_some_and(|c| c.load(Ordering::Relaxed))
+    }
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        GenerateOptions { max_tokens: 512, sampling: SamplerParams::default(), stop: vec![], ignore_eos: false, skip_special: true }
+        GenerateOptions { max_tokens: 512, sampling: SamplerParams::default(), stop: vec![], ignore_eos: false, skip_special: true, cancel: None }
     }
 }
 
@@ -80,6 +90,19 @@ impl LmRunner {
         let options = GenerateOptions { max_tokens: n, ..GenerateOptions::default() };
         let mut sampler = Sampler::new(options.sampling.clone())?;
         Ok(self.run(ids, &options, &mut sampler, &mut |_, _| {}, &mut |t| Ok(on_token(t)))?.tokens)
+    }
+
+    /// Tokens after a prompt of tokens, without text: stop texts do not count.  `on_token` hears each;
+    /// returning false ends it.
+    pub fn generate_tokens(
+        &mut self,
+        ids: &[u32],
+        options: &GenerateOptions,
+        progress: &mut dyn FnMut(usize, usize),
+        on_token: &mut dyn FnMut(u32) -> bool,
+    ) -> Result<Generation> {
+        let mut sampler = Sampler::new(options.sampling.clone())?;
+        self.run(ids, options, &mut sampler, progress, &mut |t| Ok(on_token(t)))
     }
 
     /// Text after a prompt of tokens.  `on_text` hears pieces of whole characters as they are made;
@@ -171,11 +194,18 @@ impl LmRunner {
             prefill: Duration::ZERO,
             decode: Duration::ZERO,
         };
-        let fed = self.prefill(id, &ids[cached_tokens..], |done, all| progress(cached_tokens + done, cached_tokens + all)).map(|_| ());
+        let fed = self.feed(id, &ids[cached_tokens..], &mut |done, all| {
+            progress(cached_tokens + done, cached_tokens + all);
+            !options.cancelled()
+        });
         self.remember(ids)?;
-        fed?;
+        let whole = fed?;
         let mut first = None;
         while out.tokens.len() < options.max_tokens {
+            if !whole || options.cancelled() {
+                out.finish = Finish::Cancelled;
+                break;
+            }
             let token = sampler.sample(self.logits_mut())?;
             first.get_or_insert_with(Instant::now);
             out.tokens.push(token);

@@ -226,6 +226,15 @@ impl LmRunner {
     /// Feeds a long run of tokens of one sequence in chunks of the profile's size; returns the logits
     /// of the last token, `[V]`.  `progress` hears tokens done and in all.
     pub fn prefill(&mut self, id: SeqId, tokens: &[u32], mut progress: impl FnMut(usize, usize)) -> Result<&[f32]> {
+        self.feed(id, tokens, &mut |done, all| {
+            progress(done, all);
+            true
+        })?;
+        Ok(&self.logits)
+    }
+
+    /// As [`LmRunner::prefill`], until `go_on` returns false; tells whether all tokens were fed.
+    pub(crate) fn feed(&mut self, id: SeqId, tokens: &[u32], go_on: &mut dyn FnMut(usize, usize) -> bool) -> Result<bool> {
         if tokens.is_empty() {
             return Err(LmError::EmptyPrompt);
         }
@@ -237,11 +246,13 @@ impl LmRunner {
         while tokens.len() - at > chunk {
             self.forward(&[(id, &tokens[at..at + chunk])], Rows::None)?;
             at += chunk;
-            progress(at, tokens.len());
+            if !go_on(at, tokens.len()) {
+                return Ok(false);
+            }
         }
         self.forward(&[(id, &tokens[at..])], Rows::Last)?;
-        progress(tokens.len(), tokens.len());
-        Ok(&self.logits)
+        go_on(tokens.len(), tokens.len());
+        Ok(true)
     }
 
     /// The logits of the last call, to sample from in place.

@@ -4,5 +4,10 @@ use std::ffi::OsString;
 
 /// Runs the program on these arguments (without its own name); returns the exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
-    rlx_cli::lm::run(&crate::Qwen3, "rlx-qwen3", args)
+    run_as("rlx-qwen3", args)
+}
+
+/// The same under another name, which help and usage show.
+pub fn run_as(program: &str, args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
+    rlx_cli::lm::run(&crate::Qwen3, program, args)
 }
