@@ -205,7 +205,7 @@ mod tests {
         let w = Walk::new(&[2, 3, 4], [(&[2, 3, 4], &[12, 4, 1]), (&[2, 3, 4], &[12, 4, 1])]);
         assert_eq!((w.rows(), w.row()), (1, 24));
         for nth in 1..4 {
-            let mut seen = vec![0; 24];
+            let mut seen = [0; 24];
             (0..nth).for_each(|ith| w.share(Worker { ith, nth }, |at, n| seen[at[0]..at[0] + n].iter_mut().for_each(|s| *s += 1)));
             assert!(seen.iter().all(|s| *s == 1));
         }

@@ -81,7 +81,7 @@ impl Kernel for Map<'_> {
             UnaryOp::Silu => lanes(s, y, |x| s.div(x, s.add(one, exp(s, s.sub(s.splat(0.0), x))))),
             UnaryOp::GeluTanh => lanes(s, y, |x| {
                 // x · sigmoid(2·√(2/π)·(x + 0.044715 x³)) is the same function.
-                let u = s.mul(s.fma(s.mul(s.mul(x, x), x), s.splat(0.044_715), x), s.splat(-1.595_769_1));
+                let u = s.mul(s.fma(s.mul(s.mul(x, x), x), s.splat(0.044_715), x), s.splat(-1.595_769));
                 s.div(x, s.add(one, exp(s, u)))
             }),
             UnaryOp::Log => y.iter_mut().for_each(|v| *v = v.ln()),

@@ -85,8 +85,8 @@ impl Step for PadStep {
         let (x, y) = (f.view(self.x), f.view(self.y));
         let size = self.dtype.size().unwrap_or(1);
         let Some((&n, outer)) = y.shape.split_last() else {
-            // SAFETY: both are single elements.
             if w.ith == 0 {
+                // SAFETY: both are single elements.
                 unsafe { copy_row(size, (x.ptr, 1), (y.ptr, 1), 1) };
             }
             return;
