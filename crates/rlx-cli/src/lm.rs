@@ -128,7 +128,7 @@ impl Answerer {
         let done = self.answer(ids)?;
         if args.output.json {
             let object = self.json(&done);
-            writeln!(io::stdout(), "{object:#}")?;
+            writeln!(io::stdout(), "{object}")?;
         }
         self.notes.say(format_args!(
             "{} · load {:.2} s · {}",

@@ -1,0 +1,46 @@
+//! The families of this build.
+
+use anyhow::anyhow;
+use rlx_core::registry::{Identity, find};
+use rlx_core::weights::{Checkpoint, LoadOpts, open};
+use rlx_lm::LmFamily;
+use std::ffi::OsString;
+use std::path::Path;
+
+/// A language-model family and its program.
+pub struct Entry {
+    /// The family.
+    pub family: &'static dyn LmFamily,
+    /// Its program, run under this name on these arguments; returns the exit code.
+    pub run: fn(&str, Vec<OsString>) -> anyhow::Result<u8>,
+}
+
+/// One line per family.
+const ENTRIES: &[Entry] = &[
+    #[cfg(feature = "qwen3")]
+    Entry { family: &rlx_qwen3::Qwen3, run: |program, args| rlx_qwen3::cli::run_as(program, args) },
+];
+
+/// Every family of this build.
+pub fn all() -> &'static [Entry] {
+    ENTRIES
+}
+
+/// The family that answers to an open checkpoint.
+///
+/// # Errors
+/// The checkpoint does not say what it is, or it is something that no family of this build answers to.
+pub fn of(checkpoint: &Checkpoint) -> anyhow::Result<&'static Entry> {
+    let identity = Identity::of(checkpoint)?;
+    let families: Vec<&'static dyn LmFamily> = ENTRIES.iter().map(|e| e.family).collect();
+    let found = find(&families, &identity).map_err(|e| anyhow!("{}: {e}", checkpoint.path().display()))?;
+    ENTRIES.iter().find(|e| e.family.name() == found.name()).ok_or_else(|| anyhow!("family {} is not registered", found.name()))
+}
+
+/// The family that answers to the checkpoint at `path`.
+///
+/// # Errors
+/// As [`of`], and everything that opening a checkpoint may say.
+pub fn at(path: &Path, opts: &LoadOpts) -> anyhow::Result<&'static Entry> {
+    of(&open(path, opts)?)
+}

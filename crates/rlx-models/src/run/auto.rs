@@ -1,0 +1,54 @@
+//! `rlx-run auto WEIGHTS …`: the family's program, chosen by what the weights say they are.
+
+use crate::families;
+use rlx_cli::Usage;
+use rlx_core::weights::LoadOpts;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+const PROGRAM: &str = "rlx-run auto";
+
+pub(super) fn main(args: Vec<OsString>) -> anyhow::Result<u8> {
+    if args.iter().any(|a| a == "--help" || a == "-h" || a == "--version" || a == "-V") {
+        // The flags of language models; weights may be absent or anything.
+        rlx_cli::lm::parse(PROGRAM, args.clone())?;
+    }
+    let named = value(&args, &["--weights", "-w"]);
+    let first = args.first().filter(|a| !a.to_string_lossy().starts_with('-')).cloned();
+    let path = first.or(named).map(PathBuf::from);
+    let path = path.ok_or_else(|| Usage("name the weights first: rlx-run auto WEIGHTS [FLAGS]".into()))?;
+    // What is wrong with these flags, the family's program will say.
+    let mut opts = LoadOpts::default();
+    if let Some(name) = value(&args, &["--prefer-quant"]).and_then(|v| v.into_string().ok()) {
+        opts = opts.prefer_quant(name);
+    }
+    if let Some(i) = value(&args, &["--gguf-index"]).and_then(|v| v.to_str()?.parse().ok()) {
+        opts = opts.gguf_index(i);
+    }
+    (families::at(&path, &opts)?.run)(PROGRAM, args)
+}
+
+/// The value of a flag, as `--flag value` or `--flag=value`.
+fn value(args: &[OsString], names: &[&str]) -> Option<OsString> {
+    args.iter().enumerate().find_map(|(i, a)| {
+        let text = a.to_string_lossy();
+        if names.contains(&&*text) {
+            return args.get(i + 1).cloned();
+        }
+        let (name, value) = text.split_once('=')?;
+        names.contains(&name).then(|| value.into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_found_in_both_spellings() {
+        let args: Vec<OsString> = ["--max-seq", "9", "--weights=a b", "--gguf-index", "2"].iter().map(OsString::from).collect();
+        assert_eq!(value(&args, &["--weights", "-w"]), Some("a b".into()));
+        assert_eq!(value(&args, &["--gguf-index"]), Some("2".into()));
+        assert_eq!(value(&args, &["--prefer-quant"]), None);
+    }
+}

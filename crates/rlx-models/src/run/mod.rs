@@ -1,0 +1,132 @@
+//! The program `rlx-run`: one command per family, `auto`, and the tools.
+//!
+//! Other programs add commands with [`register_cli`] and then call [`main`].
+
+mod auto;
+mod bench;
+mod inspect;
+mod parity;
+mod plan;
+
+pub use inspect::main as inspect_main;
+
+use crate::families;
+use rlx_cli::Usage;
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What runs when a command is named: gets the arguments after it, returns the exit code.
+type RunFn = Arc<dyn Fn(Vec<OsString>) -> anyhow::Result<u8> + Send + Sync>;
+
+/// A command of `rlx-run`.
+#[derive(Clone)]
+struct Command {
+    name: String,
+    about: String,
+    run: RunFn,
+}
+
+impl Command {
+    fn new(name: &str, about: &str, run: impl Fn(Vec<OsString>) -> anyhow::Result<u8> + Send + Sync + 'static) -> Command {
+        Command { name: name.into(), about: about.into(), run: Arc::new(run) }
+    }
+}
+
+static REGISTERED: Mutex<Vec<Command>> = Mutex::new(vec![]);
+
+/// A command of that name exists, or the name cannot be one.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("cannot register the command {name:?}: {why}")]
+pub struct RegisterError {
+    /// The name.
+    pub name: String,
+    /// Reason.
+    pub why: &'static str,
+}
+
+/// Adds the command `name` to `rlx-run`; `run` gets the arguments after it and returns the exit code.
+///
+/// # Errors
+/// The name is taken, empty, begins with a dash or has a space in it.
+pub fn register_cli(
+    name: &str,
+    about: &str,
+    run: impl Fn(Vec<OsString>) -> anyhow::Result<u8> + Send + Sync + 'static,
+) -> Result<(), RegisterError> {
+    let refuse = |why| Err(RegisterError { name: name.into(), why });
+    if name.is_empty() || name.starts_with('-') || name.contains(char::is_whitespace) {
+        return refuse("expected a word that does not begin with a dash");
+    }
+    let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+    if registered.iter().chain(&builtin()).any(|c| c.name == name) {
+        return refuse("there is one already");
+    }
+    registered.push(Command::new(name, about, run));
+    Ok(())
+}
+
+fn builtin() -> Vec<Command> {
+    let mut all = vec![Command::new("auto", "Look at the weights, then run the family they belong to", auto::main)];
+    for e in families::all() {
+        let (name, run) = (e.family.name(), e.run);
+        let about = format!("Talk to a {name} model");
+        all.push(Command::new(name, &about, move |args| run(&format!("rlx-run {name}"), args)));
+    }
+    all.push(Command::new("inspect", "Say what a checkpoint is: format, tensors, settings, tokenizer", |a| {
+        inspect::run("rlx-run inspect", a)
+    }));
+    all.push(Command::new("plan", "Say what running a model would take, without loading it", plan::main));
+    all.push(Command::new("parity", "Compare checkpoints with recorded reference outputs", parity::main));
+    all.push(Command::new("bench", "Measure loading, prefill and decoding", bench::main));
+    all
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rlx-run auto weights/rlx-tiny-chat --prompt \"What is the capital of Norway?\"
+  rlx-run auto model-Q4_K_M.gguf             chat, at a terminal
+  rlx-run inspect model-Q4_K_M.gguf
+  rlx-run plan model-Q4_K_M.gguf --max-seq 8192
+  rlx-run bench model-Q4_K_M.gguf --threads 2
+
+`rlx-run COMMAND --help` tells more.
+";
+
+/// Runs `rlx-run` on these arguments (without the program's name); returns the exit code.
+///
+/// # Errors
+/// Whatever the command fails with; [`rlx_cli::exit`] prints it.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let mut all = builtin();
+    all.extend(REGISTERED.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+    if let Some(first) = args.first()
+        && let Some(command) = all.iter().find(|c| first == c.name.as_str())
+    {
+        return (command.run)(args[1..].to_vec());
+    }
+    if let Some(path) = args.first().filter(|a| Path::new(a).exists()) {
+        let path = Path::new(path).display();
+        return Err(Usage(format!("{path} is a path, not a command; try: rlx-run auto {path}")).into());
+    }
+    let argv = std::iter::once(OsString::from("rlx-run")).chain(args);
+    Err(match command_line(&all).try_get_matches_from(argv) {
+        Err(e) => e.into(),
+        Ok(_) => Usage("no command given; rlx-run --help lists them".into()).into(),
+    })
+}
+
+/// Only help and mistakes get here: commands parse their own arguments.
+fn command_line(all: &[Command]) -> clap::Command {
+    let command = |c: &Command| clap::Command::new(c.name.clone()).about(c.about.clone());
+    clap::Command::new("rlx-run")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Run models from their weights on disk")
+        .override_usage("rlx-run COMMAND [ARGUMENTS]")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .after_help(format!("{EXAMPLES}{}", rlx_cli::EXIT_CODES))
+        .subcommands(all.iter().map(command))
+}

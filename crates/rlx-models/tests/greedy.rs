@@ -1,0 +1,104 @@
+//! The shipped chat model answers as recorded, from every file and in both precisions.
+
+use rlx_models::lm::{Chat, GenerateOptions, LmRunner, Precision};
+use rlx_models::qwen3::Qwen3Runner;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// Decisions closer than this are a free choice of rounding.
+const DECISIVE: f64 = 0.5;
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+fn cases() -> Vec<Value> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/greedy.json");
+    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+}
+
+fn ids(v: &Value) -> Vec<u32> {
+    serde_json::from_value(v.clone()).unwrap()
+}
+
+/// Every recorded case; returns how many had to be exact.
+fn check(runner: &mut LmRunner, what: &str) -> usize {
+    let mut exact = 0;
+    for case in cases() {
+        let name = format!("{what}: {}", case["name"]);
+        let mut chat = Chat::new(None);
+        let prompt = if case["messages"].is_array() {
+            chat.messages = serde_json::from_value(case["messages"].clone()).unwrap();
+            chat.tools = case.get("tools").cloned();
+            assert_eq!(chat.prompt(runner).unwrap(), case["prompt"], "{name}");
+            chat.prompt_ids(runner).unwrap()
+        } else {
+            runner.tokenizer().unwrap().encode(case["prompt"].as_str().unwrap(), true).unwrap()
+        };
+        assert_eq!(prompt, ids(&case["prompt_ids"]), "{name}");
+        if case["smallest_top2_gap"].as_f64().unwrap_or(0.0) <= DECISIVE {
+            continue;
+        }
+        let want = ids(&case["output_ids"]);
+        let options = GenerateOptions { max_tokens: want.len() + 8, ..GenerateOptions::default() };
+        let mut heard = String::new();
+        let done = runner.generate_text(&prompt, &options, &mut |_, _| {}, &mut |piece| {
+            heard.push_str(piece);
+            true
+        });
+        let done = done.unwrap();
+        assert_eq!(done.text, case["text"].as_str().unwrap(), "{name}");
+        assert_eq!(done.tokens, want, "{name}");
+        assert_eq!(heard, done.text, "{name}: what was streamed");
+        exact += 1;
+    }
+    exact
+}
+
+/// Turn by turn, as a user would: the conversation stays in the cache.
+fn remembers(runner: &mut LmRunner, what: &str) {
+    let mut chat = Chat::new(None);
+    let mut say = |text: &str| chat.say(runner, text, &GenerateOptions::default(), &mut |_, _| {}, &mut |_| true).unwrap();
+    assert_eq!(say("My name is Iris.").text, "Nice to meet you, Iris!", "{what}");
+    assert_eq!(say("What is the opposite of cold?").text, "The opposite of cold is hot.", "{what}");
+    let last = say("What is my name?");
+    assert_eq!(last.text, "Your name is Iris.", "{what}");
+    assert!(last.cached_tokens > 40, "{what}: only {} of {} tokens were cached", last.cached_tokens, last.prompt_tokens);
+}
+
+fn answers(weights: &Path) {
+    for precision in [Precision::Fast, Precision::Exact] {
+        let what = format!("{} {precision:?}", weights.display());
+        let mut runner = Qwen3Runner::builder().weights(weights).precision(precision).max_seq(512).build().unwrap();
+        assert_eq!(check(&mut runner, &what), 14, "{what}");
+        remembers(&mut runner, &what);
+    }
+}
+
+#[test]
+fn safetensors() {
+    answers(&root("weights/rlx-tiny-chat"));
+}
+
+#[test]
+fn q4_k_m() {
+    answers(&root("weights/rlx-tiny-chat-gguf"));
+}
+
+#[test]
+fn q8_0() {
+    let file = root("../shared/models/rlx-tiny-chat-gguf/rlx-tiny-chat-Q8_0.gguf");
+    if !file.is_file() {
+        eprintln!("NOT TESTED: {} is absent", file.display());
+        return;
+    }
+    answers(&file);
+}
+
+/// Dequantised at load, a quantised file answers the same.
+#[test]
+fn unpacked() {
+    let weights = root("weights/rlx-tiny-chat-gguf");
+    let mut runner = Qwen3Runner::builder().weights(&weights).packed_weights(false).max_seq(512).build().unwrap();
+    assert_eq!(check(&mut runner, "unpacked"), 14);
+}
