@@ -255,8 +255,11 @@ pub fn check_args(graph: &Graph, dims: &Bindings, args: &[Arg<'_>], pool: &Pool)
     for ((name, v), arg) in graph.inputs.iter().zip(args) {
         match (graph.ty(*v), arg) {
             (Type::Tensor(d, shape), Arg::Tensor(bytes)) => {
-                let numel = shape.numel().eval(dims)?;
-                let want = d.size().map(|s| s * numel);
+                let mut want = d.size();
+                for dim in &shape.0 {
+                    let n = dim.eval(dims)?;
+                    want = want.and_then(|w| w.checked_mul(n));
+                }
                 if want != Some(bytes.len()) {
                     return Err(bad(format!("input {name}: {} bytes, {d}{shape} takes {want:?}", bytes.len())));
                 }

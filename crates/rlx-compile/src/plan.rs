@@ -206,10 +206,12 @@ impl Plan {
                     let dense = is_dense(shape_of(g, *v), &strides);
                     let tail = *strides.last().unwrap_or(&Dim::from(1)) == Dim::from(1) || shape_of(g, *v).last() == Some(&Dim::from(1));
                     let readable = dense
-                        || tail && !is_output[v.index()] && uses[v.index()].iter().all(|(i, k)| {
-                            let op = &g.nodes[*i].op;
-                            is_view_op(op) || backend.accepts_strided(op, *k)
-                        });
+                        || tail
+                            && !is_output[v.index()]
+                            && uses[v.index()].iter().all(|(i, k)| {
+                                let op = &g.nodes[*i].op;
+                                is_view_op(op) || backend.accepts_strided(op, *k)
+                            });
                     readable.then_some(Place { root: p.root, owner: p.owner, offset, strides })
                 });
                 places[v.index()] = made.or_else(|| self.own(*v, Root::Arena));

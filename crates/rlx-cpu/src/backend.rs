@@ -162,6 +162,7 @@ impl Backend for Cpu {
     fn weight_bytes(&self, g: &Graph, param: usize) -> Result<u64, BackendError> {
         match steps::param_use(g, param, self.mode, self.level) {
             ParamUse::Matrices(count, m) if !m.is_raw() => Ok((count * m.bytes()) as u64),
+            ParamUse::Widened(_, n) => Ok(4 * n as u64),
             _ => stored_bytes(g, param).map(|_| 0),
         }
     }
@@ -182,6 +183,14 @@ impl Backend for Cpu {
             }
             let before = done.load(Ordering::Relaxed);
             let held = match steps::param_use(g, i, self.mode, self.level) {
+                ParamUse::Widened(ty, n) => {
+                    let own = Buffer::zeroed(4 * n);
+                    // SAFETY: the buffer is aligned and holds n floats, and nobody else has it yet.
+                    let wide = unsafe { std::slice::from_raw_parts_mut(own.ptr().cast::<f32>(), n) };
+                    Matmul::new(ty, Mode::Exact, self.level, 1, n).unpack_row(bytes, 0, wide);
+                    w.held += own.len() as u64;
+                    Held::Own(own)
+                }
                 ParamUse::Matrices(count, m) if !m.is_raw() => {
                     let packed = (count * m.bytes()) as u64;
                     let step = |n: u64| {

@@ -107,11 +107,24 @@ impl Dim {
         if let Some(v) = self.as_const() {
             return Dim::from(v / (by.max(1) as usize));
         }
-        let c = by as i64;
-        if self.terms.iter().all(|t| t.1 % c == 0) {
-            return Dim { terms: self.terms.iter().map(|(a, k)| (a.clone(), k / c)).collect() };
+        // floor((c·A + B) / c) = A + floor(B / c): one form for equal lengths.
+        let Ok(c) = i64::try_from(by) else { return Dim { terms: vec![(vec![Atom::FloorDiv(self.clone(), by)], 1)] } };
+        let (mut whole, mut rest) = (vec![], vec![]);
+        for (atoms, k) in &self.terms {
+            let (q, r) = if atoms.is_empty() || k % c == 0 { (k.div_euclid(c), k.rem_euclid(c)) } else { (0, *k) };
+            whole.push((atoms.clone(), q));
+            rest.push((atoms.clone(), r));
         }
-        Dim { terms: vec![(vec![Atom::FloorDiv(self.clone(), by)], 1)] }
+        let (whole, rest) = (Dim::from_terms(whole), Dim::from_terms(rest));
+        if rest.as_const().is_some() {
+            return whole; // what is left is below c
+        }
+        whole + Dim { terms: vec![(vec![Atom::FloorDiv(rest, by)], 1)] }
+    }
+
+    /// Number of terms of the expression.
+    pub fn complexity(&self) -> usize {
+        self.terms.len()
     }
 
     /// The value under `b`.
@@ -380,6 +393,9 @@ mod tests {
         assert_eq!(e.to_string().parse::<Dim>().unwrap(), e);
         assert_eq!(t.clone() + 1 - Dim::from(1), t);
         assert_eq!((t.clone() * 4).floor_div(4), t);
+        assert_eq!((t.clone() + 160).floor_div(160), t.floor_div(160) + 1);
+        assert_eq!((t.clone() * 8 + 11).floor_div(4), t.clone() * 2 + 2);
+        assert_eq!((t.clone() - 1).floor_div(2).eval(&Bindings::new().with("T", 5)).unwrap(), 2);
         let f = (t.clone() + 3).floor_div(2);
         assert_eq!(f.to_string().parse::<Dim>().unwrap(), f);
         assert_eq!(f.eval(&Bindings::new().with("T", 6)).unwrap(), 4);

@@ -13,6 +13,11 @@ impl Shape {
         self.0.len()
     }
 
+    /// Whether the product of all dimensions stays a short expression; texts can claim shapes of which it does not.
+    pub fn is_manageable(&self) -> bool {
+        self.0.iter().try_fold(1usize, |n, d| n.checked_mul(d.complexity().max(1)).filter(|n| *n <= 1024)).is_some()
+    }
+
     /// Product of all dimensions.
     pub fn numel(&self) -> Dim {
         self.0.iter().cloned().product()
@@ -94,6 +99,9 @@ impl std::str::FromStr for Type {
         }
         if !dims.trim().is_empty() {
             shape.push(dims[from..].parse::<Dim>()?);
+        }
+        if !Shape(shape.clone()).is_manageable() {
+            return Err(format!("the dimensions of `{s}` are too complicated"));
         }
         let head = head.trim();
         if head == "segments" {

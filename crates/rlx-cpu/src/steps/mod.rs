@@ -139,6 +139,8 @@ pub(crate) fn accepts_strided(op: &Op, i: usize) -> bool {
 pub(crate) enum ParamUse {
     /// Bytes as stored.
     Stored,
+    /// A small f16 or bf16 vector, held as f32: norm scales, read on every token.
+    Widened(WeightType, usize),
     /// Weight matrices of one shape, one after the other, each in the layout of its kernel.
     Matrices(usize, Matmul),
 }
@@ -150,6 +152,7 @@ pub(crate) fn param_use(g: &Graph, i: usize, mode: Mode, level: Level) -> ParamU
     let sizes: Option<Vec<usize>> = s.0.iter().map(|d| d.as_const()).collect();
     let (Some(ty), Some(sizes)) = (weight_type(*d), sizes) else { return ParamUse::Stored };
     let (count, n, k) = match sizes[..] {
+        [n] if *d != DType::F32 && norm_scale(g, v) => return ParamUse::Widened(ty, n),
         [n, k] => (1, n, k),
         [experts, n, k] => (experts, n, k),
         _ => return ParamUse::Stored,
@@ -170,6 +173,26 @@ pub(crate) fn param_use(g: &Graph, i: usize, mode: Mode, level: Level) -> ParamU
     }
     let mode = if multiplied && packable { mode } else { Mode::Exact };
     ParamUse::Matrices(count, Matmul::new(ty, mode, level, n, k))
+}
+
+/// Whether every use of a value is as the scale of a norm.
+fn norm_scale(g: &Graph, v: ValueId) -> bool {
+    g.nodes.iter().all(|n| {
+        let at = match n.op {
+            Op::RmsNorm(_) => 1,
+            Op::AddRmsNorm(_) => 2,
+            _ => usize::MAX,
+        };
+        n.ins.iter().enumerate().all(|(i, x)| *x != v || i == at)
+    })
+}
+
+/// The type in memory of the scale of a norm.
+fn scale_type(g: &Graph, v: ValueId, mode: Mode, level: Level) -> DType {
+    match g.values[v.index()].def {
+        Def::Param(i) if matches!(param_use(g, i as usize, mode, level), ParamUse::Widened(..)) => DType::F32,
+        _ => dtype(g.ty(v)).unwrap_or(DType::F32),
+    }
 }
 
 /// The weight behind a value: the layout of a parameter's matrices, or plain ones of activations.
@@ -278,16 +301,22 @@ pub(crate) fn step(g: &Graph, id: NodeId, mode: Mode, level: Level) -> Option<Bo
         Op::SegmentIds(_) => Box::new(TokenStep { positions: false, seg: ins[0], y }),
         Op::CacheAppend(_) => append(None, ins[2])?,
         Op::RopeAppend(r) => append(Some((Rotation::new(&r.rope), ins[2])), ins[3])?,
-        Op::RmsNorm(r) => {
-            Box::new(RmsNormStep { level, eps: r.eps, x: ins[0], residual: None, weight: ins[1], weight_type: of(ins[1]), y })
-        }
+        Op::RmsNorm(r) => Box::new(RmsNormStep {
+            level,
+            eps: r.eps,
+            x: ins[0],
+            residual: None,
+            weight: ins[1],
+            weight_type: scale_type(g, ins[1], mode, level),
+            y,
+        }),
         Op::AddRmsNorm(r) => Box::new(RmsNormStep {
             level,
             eps: r.eps,
             x: ins[0],
             residual: Some((ins[1], y)),
             weight: ins[2],
-            weight_type: of(ins[2]),
+            weight_type: scale_type(g, ins[2], mode, level),
             y: n.outs[1],
         }),
         Op::Softmax(_) => Box::new(SoftmaxStep { level, x: ins[0], y }),

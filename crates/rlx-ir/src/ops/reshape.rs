@@ -19,6 +19,9 @@ impl OpDef for Reshape {
         let [x] = rule::arity(ins)?;
         let (d, s) = rule::tensor("x", x)?;
         let to = Shape(self.shape.clone());
+        if !to.is_manageable() || !Shape::from(s).is_manageable() {
+            return Err(rule::mismatch("shape", &to, "one of simpler dimensions"));
+        }
         if to.numel() != Shape::from(s).numel() {
             return Err(rule::mismatch("shape", &to, format!("as many elements as {}", Shape::from(s))));
         }
