@@ -202,7 +202,9 @@ impl GenerateArgs {
         if self.stop.iter().any(String::is_empty) {
             return Err(Usage("--stop: expected a text, found an empty one".into()).into());
         }
-        Ok(GenerateOptions { max_tokens: self.max_tokens, sampling, stop: self.stop.clone(), ..GenerateOptions::default() })
+        // Special tokens within an answer belong to it: models write tool calls in them.
+        let (max_tokens, stop) = (self.max_tokens, self.stop.clone());
+        Ok(GenerateOptions { max_tokens, sampling, stop, skip_special: false, ..GenerateOptions::default() })
     }
 }
 

@@ -8,8 +8,7 @@ use rlx_text::Message;
 use rustyline::error::ReadlineError;
 use std::io::{self, Write};
 
-const HELP: &str = "\
-  /clear           forget the conversation
+const HELP: &str = "  /clear           forget the conversation
   /system [TEXT]   show, or replace, the instructions; replacing starts over
   /help            this
   /exit            leave (so do Ctrl-D and Ctrl-C at the prompt)

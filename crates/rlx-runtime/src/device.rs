@@ -1,8 +1,6 @@
 //! The devices of the command line.
 
-use rlx_compile::profile::{Activations, Simd};
 use rlx_compile::{Backend, BackendError, Profile};
-use rlx_cpu::{Cpu, Level};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -30,6 +28,14 @@ pub enum DeviceError {
         name: String,
         /// The backend that would serve it.
         backend: &'static str,
+    },
+    /// A device whose backend was left out of this build.
+    #[error("device `{name}` is not in this build: build it with the feature `{feature}`")]
+    NotBuilt {
+        /// What was asked for.
+        name: &'static str,
+        /// The feature that has it.
+        feature: &'static str,
     },
     /// The backend could not start.
     #[error(transparent)]
@@ -65,19 +71,29 @@ impl Device {
     /// Starts the device as the profile says.
     pub fn open(self, profile: &Profile) -> Result<Arc<dyn Backend>, DeviceError> {
         match self {
-            Device::Cpu => {
-                let level = match profile.simd {
-                    Simd::Auto => None,
-                    Simd::Scalar => Some(Level::Scalar),
-                    Simd::Avx2 => Some(Level::Avx2),
-                    Simd::Avx512 => Some(Level::Avx512),
-                    _ => Some(Level::Neon),
-                };
-                let exact = profile.activations == Activations::Exact;
-                Ok(Arc::new(Cpu::new(rlx_cpu::Options { threads: profile.threads, level, exact })?))
-            }
+            Device::Cpu => cpu(profile),
         }
     }
+}
+
+#[cfg(feature = "cpu")]
+fn cpu(profile: &Profile) -> Result<Arc<dyn Backend>, DeviceError> {
+    use rlx_compile::profile::{Activations, Simd};
+    use rlx_cpu::{Cpu, Level};
+    let level = match profile.simd {
+        Simd::Auto => None,
+        Simd::Scalar => Some(Level::Scalar),
+        Simd::Avx2 => Some(Level::Avx2),
+        Simd::Avx512 => Some(Level::Avx512),
+        _ => Some(Level::Neon),
+    };
+    let exact = profile.activations == Activations::Exact;
+    Ok(Arc::new(Cpu::new(rlx_cpu::Options { threads: profile.threads, level, exact })?))
+}
+
+#[cfg(not(feature = "cpu"))]
+fn cpu(_: &Profile) -> Result<Arc<dyn Backend>, DeviceError> {
+    Err(DeviceError::NotBuilt { name: "cpu", feature: "cpu" })
 }
 
 #[cfg(test)]
