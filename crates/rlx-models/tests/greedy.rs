@@ -60,15 +60,23 @@ fn check(runner: &mut LmRunner, what: &str) -> usize {
     exact
 }
 
-/// Turn by turn, as a user would: the conversation stays in the cache.
+/// Turn by turn, as a user would: the conversation stays in the cache, and answers are those of an empty one.
 fn remembers(runner: &mut LmRunner, what: &str) {
+    let options = GenerateOptions::default();
     let mut chat = Chat::new(None);
-    let mut say = |text: &str| chat.say(runner, text, &GenerateOptions::default(), &mut |_, _| {}, &mut |_| true).unwrap();
-    assert_eq!(say("My name is Iris.").text, "Nice to meet you, Iris!", "{what}");
-    assert_eq!(say("What is the opposite of cold?").text, "The opposite of cold is hot.", "{what}");
-    let last = say("What is my name?");
-    assert_eq!(last.text, "Your name is Iris.", "{what}");
+    let mut turns = vec![];
+    for text in ["My name is Iris.", "What is the opposite of cold?", "What is my name?"] {
+        turns.push(chat.say(runner, text, &options, &mut |_, _| {}, &mut |_| true).unwrap());
+    }
+    assert_eq!(turns[0].text, "Nice to meet you, Iris!", "{what}");
+    assert_eq!(turns[2].text, "Your name is Iris.", "{what}");
+    let last = &turns[2];
     assert!(last.cached_tokens > 40, "{what}: only {} of {} tokens were cached", last.cached_tokens, last.prompt_tokens);
+    for (i, turn) in turns.iter().enumerate() {
+        runner.forget().unwrap();
+        let again = runner.chat(&chat.messages[..2 * i + 1], &options, &mut |_| true).unwrap();
+        assert_eq!((&again.tokens, again.cached_tokens), (&turn.tokens, 0), "{what}: turn {i}");
+    }
 }
 
 fn answers(weights: &Path) {
