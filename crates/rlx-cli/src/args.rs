@@ -27,7 +27,7 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub device: String,
     /// How to compile and run: a preset (lm, exact, …) or a TOML file.  A preset stands alone; a file
-    /// overrides what the <family>.rlx.toml beside the weights says
+    /// overrides what FAMILY.rlx.toml beside the weights says
     #[arg(long, value_name = "PRESET|FILE")]
     pub profile: Option<String>,
     /// Override one value of the profile, such as kv=f32 or fusion.epilogue=false; may be repeated

@@ -203,7 +203,8 @@ fn settings(c: &Checkpoint) -> Result<Map<String, Value>, rlx_core::config::Conf
 
 fn gguf_value(v: &Gguf) -> Value {
     match v {
-        Gguf::F32(v) => json!(v),
+        // The shortest decimal, not the digits of the wider type.
+        Gguf::F32(v) => json!(v.to_string().parse::<f64>().unwrap_or(f64::from(*v))),
         Gguf::F64(v) => json!(v),
         Gguf::Bool(v) => json!(v),
         Gguf::String(v) => json!(v),
