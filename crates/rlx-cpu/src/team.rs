@@ -8,8 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// How often a waiting thread looks before it goes to sleep: some tens of microseconds.
-const SPINS: u32 = 20_000;
+/// How often a waiting thread looks without giving way: some ten microseconds, longer than threads with
+/// equal work are apart on an idle machine.
+const SPINS: u32 = 1_000;
+/// How often it looks between giving way to other threads, its own team's among them, before it goes to
+/// sleep.  Where cores are shared, spinning on would keep the thread it waits for from running.
+const YIELDS: u32 = 200;
 
 /// Number and index of a thread in its team.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +48,12 @@ impl Event {
                 return;
             }
             std::hint::spin_loop();
+        }
+        for _ in 0..YIELDS {
+            std::thread::yield_now();
+            if self.epoch.load(Ordering::Acquire) != seen {
+                return;
+            }
         }
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);

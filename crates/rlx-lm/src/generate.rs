@@ -19,7 +19,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Go on after end-of-text tokens.
     pub ignore_eos: bool,
-    /// Leave special tokens out of the text.
+    /// Leave special tokens out of the text.  Off by default: some checkpoints mark `<tool_call>` and the like
+    /// as special; tokens that end the answer are never part of it.
     pub skip_special: bool,
     /// Set to true by anyone, it ends the answer: between chunks of the prompt, or before the next token.
     pub cancel: Option<Arc<AtomicBool>>,
@@ -33,7 +34,14 @@ impl GenerateOptions {
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        GenerateOptions { max_tokens: 512, sampling: SamplerParams::default(), stop: vec![], ignore_eos: false, skip_special: true, cancel: None }
+        GenerateOptions {
+            max_tokens: 512,
+            sampling: SamplerParams::default(),
+            stop: vec![],
+            ignore_eos: false,
+            skip_special: false,
+            cancel: None,
+        }
     }
 }
 

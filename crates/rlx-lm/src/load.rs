@@ -187,9 +187,7 @@ impl LmBuilder {
 
     fn graph(&self, model: &dyn LmModel, weights: NamedWeights<'_>, profile: &Profile, path: &Path) -> Result<Graph> {
         let options = Options { compute: profile.compute.dtype(), kv: profile.kv.dtype() };
-        let types = |name: &str, shape: &[rlx_ir::Dim]| {
-            weights.param_type(name, shape).map(|d| if self.packed { d } else { unpacked(d) })
-        };
+        let types = |name: &str, shape: &[rlx_ir::Dim]| weights.param_type(name, shape).map(|d| if self.packed { d } else { unpacked(d) });
         let b = Builder::with(self.family.name(), options, Box::new(types));
         let logits = {
             let io = LmInputs::declare(&b);
@@ -257,6 +255,18 @@ impl LmBuilder {
         let eos = p.config.eos_token_ids()?;
         // Token ids alone are enough to run a model; text is refused later by name when it is missing.
         let text = Text::open(&p.checkpoint);
-        Ok(LmRunner::new(p.model, p.session, compiled, p.pool, p.max_seq, eos, text, p.explain, p.memory, self.stream, p.checkpoint.path().into()))
+        Ok(LmRunner::new(
+            p.model,
+            p.session,
+            compiled,
+            p.pool,
+            p.max_seq,
+            eos,
+            text,
+            p.explain,
+            p.memory,
+            self.stream,
+            p.checkpoint.path().into(),
+        ))
     }
 }

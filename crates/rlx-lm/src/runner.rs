@@ -198,11 +198,7 @@ impl LmRunner {
         self.dims.set("T", self.tokens.len() as u64);
         self.dims.set("S", parts.len() as u64);
         self.dims.set("R", self.rows.len() as u64);
-        let args = [
-            Arg::Tensor(bytes_of_u32(&self.tokens)),
-            Arg::Segments(self.batch.ragged()),
-            Arg::Tensor(bytes_of_u32(&self.rows)),
-        ];
+        let args = [Arg::Tensor(bytes_of_u32(&self.tokens)), Arg::Segments(self.batch.ragged()), Arg::Tensor(bytes_of_u32(&self.rows))];
         self.graph.run(&self.dims, &args)?;
         for (id, new) in parts {
             self.cache.advance(*id, new.len())?;

@@ -29,7 +29,8 @@ fn json(path: &Path) -> Result<Option<Value>> {
 }
 
 impl Text {
-    /// What a checkpoint carries: `tokenizer.json` beside the weights wins over GGUF metadata.
+    /// What a checkpoint carries: GGUF metadata where they hold a vocabulary, else `tokenizer.json` beside the
+    /// weights.
     pub fn open(checkpoint: &Checkpoint) -> Result<Text> {
         let dir = checkpoint.dir();
         let vocab = checkpoint.gguf().map(|g| GgufVocab::read(g)).transpose()?.flatten();
@@ -47,7 +48,8 @@ impl Text {
             (None, false) => return Err(LmError::NoTokenizer { path: checkpoint.path().into() }),
         };
         let token = |id: Option<u32>| id.and_then(|i| tokenizer.token(i)).unwrap_or_default().into();
-        let variables = [("bos_token", token(tokenizer.bos())), ("eos_token", token(tokenizer.eos())), ("pad_token", token(tokenizer.pad()))];
+        let variables =
+            [("bos_token", token(tokenizer.bos())), ("eos_token", token(tokenizer.eos())), ("pad_token", token(tokenizer.pad()))];
         let variables = variables.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         Ok(Text { tokenizer: Arc::new(tokenizer), template, variables })
     }
