@@ -1,6 +1,6 @@
 //! What a device implements, and the device that computes nothing.
 //!
-//! A backend sees only legal, memory-planned programs: [`crate::lower`] has expanded what it does
+//! A backend sees only legal, memory-planned programs: [`crate::lower()`] has expanded what it does
 //! not claim, [`crate::Plan`] says where every value lives.
 
 use crate::plan::{Layout, Plan};

@@ -1,7 +1,7 @@
 //! From a graph to something a device can run: passes, lowering, the memory plan, and the trait
 //! devices implement.
 //!
-//! The order is: promote wanted taps to outputs, [`passes`] (fusion), [`lower`] (expand what the
+//! The order is: promote wanted taps to outputs, [`passes`] (fusion), [`lower()`] (expand what the
 //! device does not claim), [`Plan::new`], then per binding of the symbols [`Plan::bind`].  This
 //! crate knows no device; [`backend::NullBackend`] plans without one.
 

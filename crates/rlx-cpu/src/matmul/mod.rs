@@ -2,7 +2,7 @@
 //!
 //! [`Matmul`] says how one weight is held in memory and multiplied, for a weight type, a [`Mode`], an instruction set
 //! and a shape. Either the file's bytes are used in place ([`Matmul::is_raw`]) or they are packed once into groups of
-//! [`Matmul::group_rows`] interleaved rows ([`pack`]). Activations are brought into an [`ActSpec`]'s form once and
+//! [`Matmul::group_rows`] interleaved rows. Activations are brought into an [`ActSpec`]'s form once and
 //! shared by all weights of equal form.
 //!
 //! Nothing here starts threads: each thread of a team calls [`ActSpec::prepare`] with its index, waits for the others,
