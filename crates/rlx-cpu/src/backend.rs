@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// How to use this processor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Threads; 0 for one per core.
+    /// Threads; 0 for one per physical core.
     pub threads: usize,
     /// Instruction set; the fastest when absent.
     pub level: Option<Level>,
@@ -40,8 +40,7 @@ impl Cpu {
             let device = format!("this processor (best: {})", Level::detect());
             return Err(BackendError::Missing { device, what: format!("{level} instructions") });
         }
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let threads = if options.threads == 0 { cores } else { options.threads };
+        let threads = if options.threads == 0 { physical_cores() } else { options.threads };
         let team = Team::new(threads).map_err(|e| BackendError::Call(format!("cannot start {threads} threads: {e}")))?;
         let mode = if options.exact { Mode::Exact } else { Mode::Fast };
         Ok(Cpu { level, mode, threads, team: Arc::new(Mutex::new(team)) })
@@ -261,6 +260,15 @@ impl Backend for Cpu {
             last: None,
         }))
     }
+}
+
+/// Cores this process may use, two hardware threads of one core counted once where the system tells: they share
+/// the units that kernels keep busy.
+fn physical_cores() -> usize {
+    let usable = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let siblings = |i: usize| std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list"));
+    let cores: std::collections::BTreeSet<String> = (0..).map_while(|i| siblings(i).ok()).collect();
+    if cores.is_empty() { usable } else { usable.min(cores.len()) }
 }
 
 /// Physical memory of this machine, where the system tells.

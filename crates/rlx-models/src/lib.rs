@@ -41,3 +41,8 @@ pub mod weight_loader {
     pub use rlx_core::names::{HeadCounts, NamedWeights};
     pub use rlx_core::weights::{Checkpoint, LoadOpts, open};
 }
+
+/// Compiles the library example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
