@@ -1,6 +1,9 @@
 //! Products against f64 at every instruction set of this machine, over odd sizes.
 
+mod levels;
+
 use half::{bf16, f16};
+use levels::levels;
 use rlx_cpu::matmul::{ActForm, Matmul, Mode, Output, WeightType};
 use rlx_cpu::simd::Level;
 use rlx_gguf::blocks::BlockFormat;
@@ -150,7 +153,7 @@ fn exact_products_are_f32_products() {
         for (m, n, k) in sizes {
             let (w, x) = (weight(ty, n, k, &mut r), r.normals(m * k));
             let want = w.reference(&x, m);
-            for level in Level::available() {
+            for level in levels() {
                 let got = w.product(Mode::Exact, level, &x, m);
                 check(&format!("{ty:?} {level} {m}x{n}x{k}"), &got, &want, 2e-6);
             }
@@ -165,7 +168,7 @@ fn fast_products_round_nothing_but_the_activations() {
         let ty = WeightType::Block(f);
         for (m, n, k) in sizes(f.block_len()) {
             let (w, x) = (weight(ty, n, k, &mut r), r.normals(m * k));
-            for level in Level::available() {
+            for level in levels() {
                 let form = Matmul::new(ty, Mode::Fast, level, n, k).activation().form();
                 let len = if form == ActForm::Q8Block32 { 32 } else { 256 };
                 let got = w.product(Mode::Fast, level, &x, m);
@@ -189,7 +192,7 @@ fn products_larger_than_every_cache_block_are_whole() {
         [WeightType::Block(BlockFormat::Q8_0), WeightType::Block(BlockFormat::Q4K), WeightType::Block(BlockFormat::Q4_1), WeightType::BF16]
     {
         let (w, x) = (weight(ty, n, k, &mut r), r.normals(m * k));
-        for level in Level::available() {
+        for level in levels() {
             let seen = match Matmul::new(ty, Mode::Fast, level, n, k).activation().form() {
                 ActForm::F32 => x.clone(),
                 ActForm::Q8Block32 => quantised(&x, 32),
@@ -228,7 +231,7 @@ fn extreme_weights_and_activations_do_not_overflow() {
             };
             let x: Vec<f32> = (0..m * k).map(|i| 3.0 * sign(i)).collect();
             let want = w.reference(&x, m);
-            for level in Level::available() {
+            for level in levels() {
                 check(&format!("{f:?} {level}"), &w.product(Mode::Fast, level, &x, m), &want, 1e-5);
             }
         }
@@ -249,7 +252,7 @@ fn unpacked_rows_are_the_files_rows() {
             *b = if scale { *b } else { r.next() as u8 };
         }
         f.dequantize(&w.bytes, &mut w.values).expect("whole blocks");
-        for level in Level::available() {
+        for level in levels() {
             for mode in [Mode::Fast, Mode::Exact] {
                 let mm = Matmul::new(ty, mode, level, n, k);
                 let data = w.memory(&mm);
@@ -265,7 +268,7 @@ fn unpacked_rows_are_the_files_rows() {
 
 #[test]
 fn packed_weights_are_at_most_four_percent_larger() {
-    for level in Level::available() {
+    for level in levels() {
         for f in FAST {
             let ty = WeightType::Block(f);
             let mm = Matmul::new(ty, Mode::Fast, level, 1024, 1024);
@@ -291,7 +294,7 @@ fn not_a_number_reaches_the_output() {
         for bad in [f32::NAN, f32::INFINITY] {
             let (w, mut x) = (weight(WeightType::Block(f), 9, 512, &mut r), r.normals(512));
             x[77] = bad;
-            for level in Level::available() {
+            for level in levels() {
                 let y = w.product(Mode::Fast, level, &x, 1);
                 assert!(y.iter().all(|v| !v.is_finite()), "{f:?} {level}: {bad} is lost");
             }
