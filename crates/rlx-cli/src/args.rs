@@ -9,14 +9,17 @@ use rlx_runtime::{Device, DeviceError};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Parses the arguments of `program` (without its name).  `examples` go below the flags in `--help`,
-/// with `$P` for the program's name.  Help and mistakes come back as errors that
-/// [`exit`](crate::exit) prints.
-pub fn parse<T: Parser>(program: &str, examples: &str, args: impl IntoIterator<Item = OsString>) -> anyhow::Result<T> {
+/// The flags and help of `program`.  `examples` go below the flags in `--help`, with `$P` for the program's name.
+pub fn command<T: Parser>(program: &str, examples: &str) -> clap::Command {
     let after = format!("{}\n{EXIT_CODES}", examples.replace("$P", program));
-    let command = T::command().name(program.to_owned()).bin_name(program.to_owned()).after_help(after);
+    T::command().name(program.to_owned()).bin_name(program.to_owned()).after_help(after)
+}
+
+/// Parses the arguments of `program` (without its name), whose flags are [`command`]'s.  Help and mistakes come back
+/// as errors that [`exit`](crate::exit) prints.
+pub fn parse<T: Parser>(program: &str, examples: &str, args: impl IntoIterator<Item = OsString>) -> anyhow::Result<T> {
     let argv = std::iter::once(OsString::from(program)).chain(args);
-    Ok(T::from_arg_matches_mut(&mut command.try_get_matches_from(argv)?)?)
+    Ok(T::from_arg_matches_mut(&mut command::<T>(program, examples).try_get_matches_from(argv)?)?)
 }
 
 /// Where and how to compute.

@@ -11,4 +11,6 @@ pub mod interrupt;
 pub mod lm;
 pub mod term;
 
+/// The flag parser that [`args`] is written with.
+pub use clap;
 pub use exit::{CANCELLED, EXIT_CODES, Usage, describe, exit};

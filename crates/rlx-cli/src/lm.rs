@@ -37,6 +37,11 @@ struct Program {
     lm: LmArgs,
 }
 
+/// The flags and help of the language-model program of this name.
+pub fn command(program: &str) -> clap::Command {
+    args::command::<Program>(program, EXAMPLES)
+}
+
 /// The flags of language-model programs, parsed.
 pub fn parse(program: &str, args: impl IntoIterator<Item = OsString>) -> anyhow::Result<LmArgs> {
     Ok(args::parse::<Program>(program, EXAMPLES, args)?.lm)

@@ -11,6 +11,8 @@ use std::path::Path;
 pub struct Entry {
     /// The family.
     pub family: &'static dyn LmFamily,
+    /// The flags and help of its program under this name.
+    pub command: fn(&str) -> clap::Command,
     /// Its program, run under this name on these arguments; returns the exit code.
     pub run: fn(&str, Vec<OsString>) -> anyhow::Result<u8>,
 }
@@ -18,7 +20,7 @@ pub struct Entry {
 /// One line per family.
 const ENTRIES: &[Entry] = &[
     #[cfg(feature = "qwen3")]
-    Entry { family: &rlx_qwen3::Qwen3, run: |program, args| rlx_qwen3::cli::run_as(program, args) },
+    Entry { family: &rlx_qwen3::Qwen3, command: rlx_qwen3::cli::command, run: |program, args| rlx_qwen3::cli::run_as(program, args) },
 ];
 
 /// Every family of this build.

@@ -239,7 +239,7 @@ fn help_teaches() {
     for w in ["auto", "qwen3", "plan", "parity", "bench", "inspect", "Exit codes", "Examples"] {
         assert!(top.out.contains(w), "no {w:?} in {}", top.out);
     }
-    for command in ["auto", "qwen3", "plan", "parity", "bench", "inspect"] {
+    for command in ["auto", "qwen3", "plan", "parity", "bench", "inspect", "completions", "man"] {
         let ran = rlx(&[command, "--help"]);
         assert_eq!(ran.code, 0, "{command}");
         assert!(ran.out.contains("Examples:") && ran.out.contains(&format!("rlx-run {command} ")), "{command}: {}", ran.out);

@@ -6,17 +6,15 @@ use rlx_core::weights::LoadOpts;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-const PROGRAM: &str = "rlx-run auto";
-
-pub(super) fn main(args: Vec<OsString>) -> anyhow::Result<u8> {
+pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     if args.iter().any(|a| a == "--help" || a == "-h" || a == "--version" || a == "-V") {
         // The flags of language models; weights may be absent or anything.
-        rlx_cli::lm::parse(PROGRAM, args.clone())?;
+        rlx_cli::lm::parse(program, args.clone())?;
     }
     let named = value(&args, &["--weights", "-w"]);
     let first = args.first().filter(|a| !a.to_string_lossy().starts_with('-')).cloned();
     let path = first.or(named).map(PathBuf::from);
-    let path = path.ok_or_else(|| Usage("name the weights first: rlx-run auto WEIGHTS [FLAGS]".into()))?;
+    let path = path.ok_or_else(|| Usage(format!("name the weights first: {program} WEIGHTS [FLAGS]")))?;
     // What is wrong with these flags, the family's program will say.
     let mut opts = LoadOpts::default();
     if let Some(name) = value(&args, &["--prefer-quant"]).and_then(|v| v.into_string().ok()) {
@@ -25,7 +23,7 @@ pub(super) fn main(args: Vec<OsString>) -> anyhow::Result<u8> {
     if let Some(i) = value(&args, &["--gguf-index"]).and_then(|v| v.to_str()?.parse().ok()) {
         opts = opts.gguf_index(i);
     }
-    (families::at(&path, &opts)?.run)(PROGRAM, args)
+    (families::at(&path, &opts)?.run)(program, args)
 }
 
 /// The value of a flag, as `--flag value` or `--flag=value`.

@@ -51,8 +51,12 @@ struct Test {
     rates: Vec<f64>,
 }
 
-pub(super) fn main(args: Vec<OsString>) -> anyhow::Result<u8> {
-    let mut args: Args = args::parse("rlx-run bench", EXAMPLES, args)?;
+pub(super) fn command(program: &str) -> clap::Command {
+    args::command::<Args>(program, EXAMPLES)
+}
+
+pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
+    let mut args: Args = args::parse(program, EXAMPLES, args)?;
     let test = |prefill: bool, tokens: usize| Test {
         name: format!("{}{tokens}", if prefill { "pp" } else { "tg" }),
         tokens,

@@ -44,10 +44,14 @@ struct Args {
 /// # Errors
 /// The checkpoint cannot be opened.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
-    run("rlx-inspect", args)
+    run("rlx-inspect", args.into_iter().collect())
 }
 
-pub(super) fn run(program: &str, args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
+pub(super) fn command(program: &str) -> clap::Command {
+    args::command::<Args>(program, EXAMPLES)
+}
+
+pub(super) fn run(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     let mut args: Args = args::parse(program, EXAMPLES, args)?;
     let checkpoint = open(args.model.weights()?, &args.model.load_opts())?;
     let found = Inspection::of(&checkpoint);

@@ -5,6 +5,7 @@
 mod auto;
 mod bench;
 mod inspect;
+mod manual;
 mod parity;
 mod plan;
 
@@ -16,20 +17,43 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What runs when a command is named: gets the arguments after it, returns the exit code.
-type RunFn = Arc<dyn Fn(Vec<OsString>) -> anyhow::Result<u8> + Send + Sync>;
+/// What runs when a command is named: gets the name to show (`rlx-run plan`) and the arguments after it, returns the
+/// exit code.
+type RunFn = Arc<dyn Fn(&str, Vec<OsString>) -> anyhow::Result<u8> + Send + Sync>;
 
 /// A command of `rlx-run`.
 #[derive(Clone)]
 struct Command {
     name: String,
     about: String,
+    /// Its flags and help under a name to show.  Commands added by other programs parse what they like.
+    flags: Option<fn(&str) -> clap::Command>,
+    /// The program that is this command alone.
+    program: Option<&'static str>,
     run: RunFn,
 }
 
 impl Command {
-    fn new(name: &str, about: &str, run: impl Fn(Vec<OsString>) -> anyhow::Result<u8> + Send + Sync + 'static) -> Command {
-        Command { name: name.into(), about: about.into(), run: Arc::new(run) }
+    fn new(
+        name: &str,
+        about: &str,
+        flags: fn(&str) -> clap::Command,
+        run: impl Fn(&str, Vec<OsString>) -> anyhow::Result<u8> + Send + Sync + 'static,
+    ) -> Command {
+        Command { name: name.into(), about: about.into(), flags: Some(flags), program: None, run: Arc::new(run) }
+    }
+
+    /// There is a program of this name that is this command alone.
+    fn also(self, program: &'static str) -> Command {
+        Command { program: Some(program), ..self }
+    }
+
+    /// Its flags and help, under the name `program`.
+    fn clap(&self, program: &str) -> clap::Command {
+        match self.flags {
+            Some(flags) => flags(program),
+            None => clap::Command::new(program.to_owned()).about(self.about.clone()),
+        }
     }
 }
 
@@ -62,23 +86,33 @@ pub fn register_cli(
     if registered.iter().chain(&builtin()).any(|c| c.name == name) {
         return refuse("there is one already");
     }
-    registered.push(Command::new(name, about, run));
+    let run: RunFn = Arc::new(move |_, args| run(args));
+    registered.push(Command { name: name.into(), about: about.into(), flags: None, program: None, run });
     Ok(())
 }
 
 fn builtin() -> Vec<Command> {
-    let mut all = vec![Command::new("auto", "Look at the weights, then run the family they belong to", auto::main)];
+    let about = "Look at the weights, then run the family they belong to";
+    let mut all = vec![Command::new("auto", about, rlx_cli::lm::command, auto::main)];
     for e in families::all() {
-        let (name, run) = (e.family.name(), e.run);
-        let about = format!("Talk to a {name} model");
-        all.push(Command::new(name, &about, move |args| run(&format!("rlx-run {name}"), args)));
+        let about = format!("Talk to a {} model", e.family.name());
+        all.push(Command::new(e.family.name(), &about, e.command, e.run).also(e.family.program()));
     }
-    all.push(Command::new("inspect", "Say what a checkpoint is: format, tensors, settings, tokenizer", |a| {
-        inspect::run("rlx-run inspect", a)
-    }));
-    all.push(Command::new("plan", "Say what running a model would take, without loading it", plan::main));
-    all.push(Command::new("parity", "Compare checkpoints with recorded reference outputs", parity::main));
-    all.push(Command::new("bench", "Measure loading, prefill and decoding", bench::main));
+    let about = "Say what a checkpoint is: format, tensors, settings, tokenizer";
+    all.push(Command::new("inspect", about, inspect::command, inspect::run).also("rlx-inspect"));
+    all.push(Command::new("plan", "Say what running a model would take, without loading it", plan::command, plan::main));
+    all.push(Command::new("parity", "Compare checkpoints with recorded reference outputs", parity::command, parity::main));
+    all.push(Command::new("bench", "Measure loading, prefill and decoding", bench::command, bench::main));
+    let about = "Print a completion script for bash, zsh, fish, powershell or elvish";
+    all.push(Command::new("completions", about, manual::completions_command, manual::completions));
+    all.push(Command::new("man", "Write manual pages of all programs and commands", manual::man_command, manual::man));
+    all
+}
+
+/// Built-in and registered commands.
+fn commands() -> Vec<Command> {
+    let mut all = builtin();
+    all.extend(REGISTERED.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
     all
 }
 
@@ -99,12 +133,11 @@ Examples:
 /// Whatever the command fails with; [`rlx_cli::exit`] prints it.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
     let args: Vec<OsString> = args.into_iter().collect();
-    let mut all = builtin();
-    all.extend(REGISTERED.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+    let all = commands();
     if let Some(first) = args.first()
         && let Some(command) = all.iter().find(|c| first == c.name.as_str())
     {
-        return (command.run)(args[1..].to_vec());
+        return (command.run)(&format!("rlx-run {}", command.name), args[1..].to_vec());
     }
     if let Some(path) = args.first().filter(|a| Path::new(a).exists()) {
         let path = Path::new(path).display();

@@ -39,8 +39,12 @@ struct Args {
     device: DeviceArgs,
 }
 
-pub(super) fn main(args: Vec<OsString>) -> anyhow::Result<u8> {
-    let args: Args = args::parse("rlx-run parity", EXAMPLES, args)?;
+pub(super) fn command(program: &str) -> clap::Command {
+    args::command::<Args>(program, EXAMPLES)
+}
+
+pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
+    let args: Args = args::parse(program, EXAMPLES, args)?;
     args.device.device()?;
     let (mut good, mut all) = (0, 0);
     for dir in &args.dirs {

@@ -36,8 +36,12 @@ struct Args {
     graph: bool,
 }
 
-pub(super) fn main(args: Vec<OsString>) -> anyhow::Result<u8> {
-    let args: Args = args::parse("rlx-run plan", EXAMPLES, args)?;
+pub(super) fn command(program: &str) -> clap::Command {
+    args::command::<Args>(program, EXAMPLES)
+}
+
+pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
+    let args: Args = args::parse(program, EXAMPLES, args)?;
     let mut out = io::stdout().lock();
     if args.graph {
         let entry = families::at(args.model.weights()?, &args.model.load_opts())?;
