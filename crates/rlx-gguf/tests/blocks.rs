@@ -138,14 +138,6 @@ fn lengths_that_do_not_match_are_errors() {
     assert!(BlockFormat::Q4_0.quantize(&values, &mut [0; 36]).is_ok());
 }
 
-#[test]
-fn formats_without_quantiser_name_themselves_and_the_alternatives() {
-    let error = BlockFormat::IQ2XXS.quantize(&[0.0; 256], &mut [0; 66]).unwrap_err();
-    assert_eq!(error, BlockError::NoQuantizer(BlockFormat::IQ2XXS));
-    let text = error.to_string();
-    assert!(text.contains("IQ2_XXS") && text.contains("Q4_K"), "{text}");
-}
-
 /// Relative root-mean-square error of quantising noise and decoding it again.
 fn round_trip_error(format: BlockFormat, x: &[f32]) -> f64 {
     let mut bytes = vec![0; format.row_bytes(x.len()).unwrap()];

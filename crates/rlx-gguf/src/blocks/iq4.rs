@@ -2,12 +2,16 @@
 //!
 //! `IQ4_NL` has one half-precision scale for 32 elements.  `IQ4_XS` has 256 elements: d, 8 × 2 scale top bits, 4 bytes
 //! of 8 scale nibbles, 128 bytes of codes; the 6-bit scales are offset by 32.  References: ggml's
-//! `dequantize_row_iq4_*` and `quantize_row_iq4_*_ref`.
+//! `dequantize_row_iq4_*`, `quantize_row_iq4_*_ref` and `quantize_row_iq4_nl_impl`.
 
 use super::grids::IQ4;
 use super::legacy::signed_max;
-use super::search::{NEGLIGIBLE, nearest_int};
+use super::search::{NEGLIGIBLE, nearest_int, squares};
+use super::weights::{mean_square, weights};
 use super::{get_half, get_u16, inverse, put_half};
+
+/// Scales tried on either side of the one that the largest element gives.
+const TRIES: i32 = 7;
 
 fn decode_codes(codes: &[u8], scale: f32, y: &mut [f32]) {
     for (i, c) in codes.iter().enumerate() {
@@ -41,12 +45,12 @@ fn nearest_level(x: f32) -> u8 {
     }
 }
 
-/// Codes for an inverse scale, and the sums Σ w·q·x and Σ w·q² with weights x².
-fn codes_for(x: &[f32; 32], inverse_scale: f32) -> ([u8; 32], f32, f32) {
+/// Codes for an inverse scale, and the weighted sums Σ w·q·x and Σ w·q².
+fn codes_for(x: &[f32; 32], w: &[f32; 32], inverse_scale: f32) -> ([u8; 32], f32, f32) {
     let codes = x.map(|v| nearest_level(inverse_scale * v));
     let (mut qx, mut q2) = (0.0, 0.0);
-    for (v, c) in x.iter().zip(codes) {
-        let (w, q) = (v * v, f32::from(IQ4[usize::from(c)]));
+    for ((v, w), c) in x.iter().zip(w).zip(codes) {
+        let q = f32::from(IQ4[usize::from(c)]);
         qx += w * q * v;
         q2 += w * q * q;
     }
@@ -55,19 +59,19 @@ fn codes_for(x: &[f32; 32], inverse_scale: f32) -> ([u8; 32], f32, f32) {
 
 /// Scale of 32 elements.  `tries` = 0 takes the scale that the largest element gives; otherwise 2 × `tries` + 1
 /// scales around it compete.
-fn fit(x: &[f32; 32], tries: i32) -> (f32, [u8; 32]) {
+fn fit(x: &[f32; 32], w: &[f32; 32], tries: i32) -> (f32, [u8; 32]) {
     let max = signed_max(x);
     if max.is_nan() || max.abs() < NEGLIGIBLE {
         return (0.0, [0; 32]);
     }
     let end = f32::from(IQ4[0]);
     let start = if tries > 0 { -max / end } else { max / end };
-    let (mut codes, qx, q2) = codes_for(x, 1.0 / start);
-    let mut scale = qx / q2;
+    let (mut codes, qx, q2) = codes_for(x, w, 1.0 / start);
+    let mut scale = if q2 > 0.0 { qx / q2 } else { 0.0 };
     let mut score = scale * qx;
     if tries > 0 {
         for step in -tries..=tries {
-            let (candidate, qx, q2) = codes_for(x, (step as f32 + end) / max);
+            let (candidate, qx, q2) = codes_for(x, w, (step as f32 + end) / max);
             if q2 > 0.0 && qx * qx > score * q2 {
                 (scale, codes) = (qx / q2, candidate);
                 score = scale * qx;
@@ -83,17 +87,30 @@ fn encode_codes(codes: &[u8; 32], out: &mut [u8]) {
     }
 }
 
+/// The reference quantiser: the scale that the largest element gives.
 pub(super) fn quantize_iq4_nl(x: &[f32; 32], b: &mut [u8; 18]) {
-    let (scale, codes) = fit(x, 0);
+    let (scale, codes) = fit(x, &squares(x), 0);
     put_half(b, 0, scale);
     encode_codes(&codes, &mut b[2..]);
 }
 
-pub(super) fn quantize_iq4_xs(x: &[f32; 256], b: &mut [u8; 136]) {
+/// What ggml does for whole files: a search of scales, by weights where there are any.
+pub(super) fn search_iq4_nl(x: &[f32; 32], importance: Option<&[f32; 32]>, b: &mut [u8; 18]) {
+    let w = importance.map_or_else(|| squares(x), |i| weights(x, i, 2.0 * mean_square(x)));
+    let (scale, _) = fit(x, &w, TRIES);
+    put_half(b, 0, scale);
+    let inverse_scale = inverse(scale);
+    encode_codes(&x.map(|v| nearest_level(inverse_scale * v)), &mut b[2..]);
+}
+
+pub(super) fn quantize_iq4_xs(x: &[f32; 256], importance: Option<&[f32; 256]>, b: &mut [u8; 136]) {
     let groups = x.as_chunks::<32>().0;
+    let sigma2 = 2.0 * mean_square(x);
     let mut scales = [0.0; 8];
-    for (scale, x) in scales.iter_mut().zip(groups) {
-        *scale = fit(x, 7).0;
+    for (j, (scale, x)) in scales.iter_mut().zip(groups).enumerate() {
+        let importance = importance.and_then(|i| i.as_chunks::<32>().0.get(j));
+        let w = importance.map_or_else(|| squares(x), |i| weights(x, i, sigma2));
+        *scale = fit(x, &w, TRIES).0;
     }
     let d = -signed_max(&scales) / 32.0;
     b.fill(0);

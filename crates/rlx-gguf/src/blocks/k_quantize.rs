@@ -1,7 +1,8 @@
 //! Quantisers of the K formats, after ggml's `quantize_row_q*_K_ref`.
 //!
 //! Each finds float scales (and minima) of the sub-blocks by [`super::search`], quantises those against the largest of
-//! them, and then rounds the elements again with the scales as they were stored.
+//! them, and then rounds the elements again with the scales as they were stored.  The `store_*` functions do the latter
+//! and write the block; [`super::k_weighted`] uses them too.
 
 use super::k::{packed_scales, scale_min, scale_q3};
 use super::legacy::signed_max;
@@ -9,7 +10,7 @@ use super::put_half;
 use super::search::{self, Fit, NEGLIGIBLE, Search, nearest_int};
 
 /// Codes of 256 elements.
-type Codes = [u8; 256];
+pub(super) type Codes = [u8; 256];
 
 /// Packs 2-bit codes; the mirror of `code2` of the dequantisers.
 fn pack2(codes: &Codes, out: &mut [u8]) {
@@ -54,16 +55,28 @@ pub(super) fn quantize_q2_k(x: &[f32; 256], b: &mut [u8; 84]) {
         let fit;
         (fit, mins[j]) = search::affine(x, &x.map(f32::abs), 3, &SEARCH);
         scales[j] = fit.scale;
-        store(&fit, 0, &mut codes[j * 16..]);
+        store(&fit, &mut codes[j * 16..]);
     }
     let (max_scale, max_min) = (largest(&scales), largest(&mins));
+    let scales = scales.map(|s| nearest_int(ratio(15.0, max_scale) * s).clamp(0, 15) as u8);
+    let mins = mins.map(|m| nearest_int(ratio(15.0, max_min) * m).clamp(0, 15) as u8);
+    store_q2_k(x, codes, &Affine { d: max_scale / 15.0, dmin: max_min / 15.0, scales, mins }, b);
+}
+
+/// Scales and minima of `N` sub-blocks as codes, and what a code of one stands for.
+pub(super) struct Affine<const N: usize> {
+    pub d: f32,
+    pub dmin: f32,
+    pub scales: [u8; N],
+    pub mins: [u8; N],
+}
+
+pub(super) fn store_q2_k(x: &[f32; 256], mut codes: Codes, fit: &Affine<16>, b: &mut [u8; 84]) {
     for j in 0..16 {
-        let scale = nearest_int(ratio(15.0, max_scale) * scales[j]).clamp(0, 15) as u8;
-        let min = nearest_int(ratio(15.0, max_min) * mins[j]).clamp(0, 15) as u8;
-        b[j] = scale | min << 4;
+        b[j] = fit.scales[j] | fit.mins[j] << 4;
     }
-    let d = put_half(b, 80, max_scale / 15.0);
-    let dmin = put_half(b, 82, max_min / 15.0);
+    let d = put_half(b, 80, fit.d);
+    let dmin = put_half(b, 82, fit.dmin);
     for (j, x) in x.chunks_exact(16).enumerate() {
         let (scale, min) = (d * f32::from(b[j] & 15), dmin * f32::from(b[j] >> 4));
         requantize(x, &mut codes[j * 16..], scale, min, 0, 3);
@@ -76,19 +89,23 @@ pub(super) fn quantize_q3_k(x: &[f32; 256], b: &mut [u8; 110]) {
     for (j, x) in x.as_chunks::<16>().0.iter().enumerate() {
         let fit = search::symmetric_by_moves(x, 4);
         scales[j] = fit.scale;
-        store(&fit, 4, &mut codes[j * 16..]);
+        store(&fit, &mut codes[j * 16..]);
     }
     let max_scale = signed_max(&scales);
+    if max_scale == 0.0 {
+        return store_q3_k(x, codes, 0.0, &[0; 16], b);
+    }
+    let inverse_scale = -32.0 / max_scale;
+    let scales = scales.map(|s| (nearest_int(inverse_scale * s).clamp(-32, 31) + 32) as u8);
+    store_q3_k(x, codes, 1.0 / inverse_scale, &scales, b);
+}
+
+/// `scales` are 6-bit codes, 32 more than the integer that multiplies `d`.
+pub(super) fn store_q3_k(x: &[f32; 256], mut codes: Codes, d: f32, scales: &[u8; 16], b: &mut [u8; 110]) {
     let mut packed = [0u8; 12];
-    let mut d = 0.0;
-    if max_scale != 0.0 {
-        let inverse_scale = -32.0 / max_scale;
-        for (j, scale) in scales.iter().enumerate() {
-            let l = (nearest_int(inverse_scale * scale).clamp(-32, 31) + 32) as u8;
-            packed[j % 8] |= (l & 15) << (j / 8 * 4);
-            packed[8 + j % 4] |= (l >> 4) << (j / 4 * 2);
-        }
-        d = 1.0 / inverse_scale;
+    for (j, l) in scales.iter().enumerate() {
+        packed[j % 8] |= (l & 15) << (j / 8 * 4);
+        packed[8 + j % 4] |= (l >> 4) << (j / 4 * 2);
     }
     let d = put_half(b, 108, d);
     b[96..108].copy_from_slice(&packed);
@@ -103,21 +120,31 @@ pub(super) fn quantize_q3_k(x: &[f32; 256], b: &mut [u8; 110]) {
 
 pub(super) fn quantize_q4_k(x: &[f32; 256], b: &mut [u8; 144]) {
     const SEARCH: Search = Search { first: -1.0, step: 0.1, steps: 20, absolute: false };
-    let codes = affine_k(x, &mut b[..16], 15, &SEARCH);
+    let (codes, fit) = affine_k(x, 15, &SEARCH);
+    store_q4_k(x, codes, &fit, b);
+}
+
+pub(super) fn store_q4_k(x: &[f32; 256], mut codes: Codes, fit: &Affine<8>, b: &mut [u8; 144]) {
+    store_affine(x, &mut codes, fit, 15, &mut b[..16]);
     pack4(&codes, &mut b[16..]);
 }
 
 pub(super) fn quantize_q5_k(x: &[f32; 256], b: &mut [u8; 176]) {
     const SEARCH: Search = Search { first: -0.5, step: 0.1, steps: 15, absolute: false };
-    let codes = affine_k(x, &mut b[..16], 31, &SEARCH);
+    let (codes, fit) = affine_k(x, 31, &SEARCH);
+    store_q5_k(x, codes, &fit, b);
+}
+
+pub(super) fn store_q5_k(x: &[f32; 256], mut codes: Codes, fit: &Affine<8>, b: &mut [u8; 176]) {
+    store_affine(x, &mut codes, fit, 31, &mut b[..16]);
     for (lane, byte) in b[16..48].iter_mut().enumerate() {
         *byte = (0..8).fold(0, |v, k| v | (codes[k * 32 + lane] >> 4 & 1) << k);
     }
     pack4(&codes, &mut b[48..]);
 }
 
-/// What `Q4_K` and `Q5_K` share: writes d, dmin and the 12 bytes of scales to `head`, returns codes `0..=top`.
-fn affine_k(x: &[f32; 256], head: &mut [u8], top: i32, search: &Search) -> Codes {
+/// The search that `Q4_K` and `Q5_K` share: codes `0..=top`, scales and minima.
+fn affine_k(x: &[f32; 256], top: i32, search: &Search) -> (Codes, Affine<8>) {
     let (mut scales, mut mins, mut codes) = ([0.0; 8], [0.0; 8], [0u8; 256]);
     for (j, x) in x.as_chunks::<32>().0.iter().enumerate() {
         let sum_x2 = x.iter().fold(0.0, |s, v| s + v * v);
@@ -125,13 +152,19 @@ fn affine_k(x: &[f32; 256], head: &mut [u8], top: i32, search: &Search) -> Codes
         let fit;
         (fit, mins[j]) = search::affine(x, &x.map(|v| average + v.abs()), top, search);
         scales[j] = fit.scale;
-        store(&fit, 0, &mut codes[j * 32..]);
+        store(&fit, &mut codes[j * 32..]);
     }
     let (max_scale, max_min) = (largest(&scales), largest(&mins));
+    let scales = scales.map(|s| nearest_int(ratio(63.0, max_scale) * s).clamp(0, 63) as u8);
+    let mins = mins.map(|m| nearest_int(ratio(63.0, max_min) * m).clamp(0, 63) as u8);
+    (codes, Affine { d: max_scale / 63.0, dmin: max_min / 63.0, scales, mins })
+}
+
+/// Writes d, dmin and the 12 bytes of scales to `head`, and rounds the codes `0..=top` again.
+fn store_affine(x: &[f32; 256], codes: &mut Codes, fit: &Affine<8>, top: i32, head: &mut [u8]) {
     let mut packed = [0u8; 12];
     for j in 0..8 {
-        let scale = nearest_int(ratio(63.0, max_scale) * scales[j]).clamp(0, 63) as u8;
-        let min = nearest_int(ratio(63.0, max_min) * mins[j]).clamp(0, 63) as u8;
+        let (scale, min) = (fit.scales[j], fit.mins[j]);
         if j < 4 {
             packed[j] = scale;
             packed[j + 4] = min;
@@ -141,23 +174,26 @@ fn affine_k(x: &[f32; 256], head: &mut [u8], top: i32, search: &Search) -> Codes
             packed[j] |= (min >> 4) << 6;
         }
     }
-    let d = put_half(head, 0, max_scale / 63.0);
-    let dmin = put_half(head, 2, max_min / 63.0);
+    let d = put_half(head, 0, fit.d);
+    let dmin = put_half(head, 2, fit.dmin);
     head[4..16].copy_from_slice(&packed);
     for (j, x) in x.chunks_exact(32).enumerate() {
         let (scale, min) = scale_min(&packed_scales(head, 4), j);
         requantize(x, &mut codes[j * 32..], d * f32::from(scale), dmin * f32::from(min), 0, top);
     }
-    codes
 }
 
 pub(super) fn quantize_q6_k(x: &[f32; 256], b: &mut [u8; 210]) {
+    q6_k(x, search::squares(x).as_chunks().0, b);
+}
+
+/// `w`: the weights of the elements, per sub-block.
+pub(super) fn q6_k(x: &[f32; 256], w: &[[f32; 16]], b: &mut [u8; 210]) {
     let (mut scales, mut codes) = ([0.0; 16], [0u8; 256]);
-    for (j, x) in x.as_chunks::<16>().0.iter().enumerate() {
-        let fit = search::symmetric(x, 32);
+    for (j, (x, w)) in x.as_chunks::<16>().0.iter().zip(w).enumerate() {
+        let fit = search::symmetric(x, w, 32);
         scales[j] = fit.scale;
-        // A group without a scale keeps code 0, like the reference.
-        store(&fit, if fit.scale == 0.0 { 0 } else { 32 }, &mut codes[j * 16..]);
+        store(&fit, &mut codes[j * 16..]);
     }
     let max_scale = signed_max(&scales);
     b.fill(0);
@@ -197,9 +233,9 @@ pub(super) fn quantize_q8_k(x: &[f32; 256], b: &mut [u8; 292]) {
     }
 }
 
-/// Stores the codes of a fit, raised by `offset`.
-fn store<const N: usize>(fit: &Fit<N>, offset: i32, out: &mut [u8]) {
+/// Stores the codes of a fit.
+pub(super) fn store<const N: usize>(fit: &Fit<N>, out: &mut [u8]) {
     for (out, code) in out.iter_mut().zip(fit.codes) {
-        *out = (code + offset) as u8;
+        *out = code as u8;
     }
 }

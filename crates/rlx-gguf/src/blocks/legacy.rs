@@ -4,6 +4,8 @@
 //! times `d` instead), then 32 high bits in the 5-bit formats, then the codes.  Byte i of 4-bit codes holds element i
 //! in its low and element i + 16 in its high nibble.
 
+use super::k_weighted::SEARCH;
+use super::search;
 use super::{get_half, get_u32, inverse, put_half};
 
 /// Calls `put(element, low four bits of its code)` for 16 bytes of nibbles.
@@ -139,4 +141,38 @@ pub(super) fn quantize_q8_1(x: &[f32; 32], b: &mut [u8; 36]) {
         *q = code as u8;
     }
     put_half(b, 2, sum as f32 * d);
+}
+
+/// Quantises a block with the weights of its elements.
+pub(super) fn weighted_q4_0(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 18]) {
+    let fit = search::symmetric(x, w, 8);
+    put_half(b, 0, fit.scale);
+    pack_nibbles(&fit.codes.map(|c| c as u8), &mut b[2..]);
+}
+
+/// Quantises a block with the weights of its elements.
+pub(super) fn weighted_q5_0(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 22]) {
+    let fit = search::symmetric(x, w, 16);
+    put_half(b, 0, fit.scale);
+    let codes = fit.codes.map(|c| c as u8);
+    b[2..6].copy_from_slice(&fifth_bits(&codes));
+    pack_nibbles(&codes, &mut b[6..]);
+}
+
+/// Quantises a block with the weights of its elements.
+pub(super) fn weighted_q4_1(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 20]) {
+    let (fit, min) = search::affine(x, w, 15, &SEARCH);
+    put_half(b, 0, fit.scale);
+    put_half(b, 2, -min);
+    pack_nibbles(&fit.codes.map(|c| c as u8), &mut b[4..]);
+}
+
+/// Quantises a block with the weights of its elements.
+pub(super) fn weighted_q5_1(x: &[f32; 32], w: &[f32; 32], b: &mut [u8; 24]) {
+    let (fit, min) = search::affine(x, w, 31, &SEARCH);
+    put_half(b, 0, fit.scale);
+    put_half(b, 2, -min);
+    let codes = fit.codes.map(|c| c as u8);
+    b[4..8].copy_from_slice(&fifth_bits(&codes));
+    pack_nibbles(&codes, &mut b[8..]);
 }

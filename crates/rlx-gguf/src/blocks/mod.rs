@@ -2,8 +2,9 @@
 //!
 //! A tensor of a block format is a sequence of rows; a row is a sequence of blocks; a block of
 //! [`BlockFormat::block_bytes`] bytes stands for [`BlockFormat::block_len`] consecutive elements.  Dequantisers do
-//! float32 arithmetic in the order of ggml and gguf-py, so results are equal bit for bit.  Quantisers follow ggml's
-//! `quantize_row_*_ref` (no importance matrix).
+//! float32 arithmetic in the order of ggml and gguf-py, so results are equal bit for bit.  [`BlockFormat::quantize`]
+//! follows ggml's `quantize_row_*_ref`, [`BlockFormat::quantize_rows`] what ggml does for files, with the importance of
+//! columns where it is known.
 //!
 //! This is the reference: one block at a time, no SIMD, no allocation.  Fast kernels live in the backends and are
 //! compared with it.
@@ -12,12 +13,18 @@ mod fp4;
 mod grid_codes;
 pub mod grids;
 mod iq;
+mod iq1_quantize;
 mod iq4;
+mod iq_quantize;
 mod k;
 mod k_quantize;
+mod k_weighted;
+mod lattice;
 mod legacy;
+mod rows;
 mod search;
 mod ternary;
+mod weights;
 
 use std::fmt;
 
@@ -69,9 +76,19 @@ pub enum BlockError {
         /// Elements in the f32 buffer.
         elements: usize,
     },
-    /// The format has no reference quantiser here.
-    #[error("{0} cannot be quantised to; choose one of {list}", list = quantizable())]
-    NoQuantizer(BlockFormat),
+    /// The format has too few bits to be quantised to without the importance of columns.
+    #[error("{0} cannot be quantised to without an importance matrix; give one, or choose one of {list}", list = quantizable())]
+    NeedsImportance(BlockFormat),
+    /// The importance does not have one entry per column.
+    #[error("{format}: {found} entries of importance for rows of {columns} elements")]
+    Importance {
+        /// The format of the blocks.
+        format: BlockFormat,
+        /// Entries found.
+        found: usize,
+        /// Elements of a row.
+        columns: usize,
+    },
 }
 
 fn quantizable() -> String {
@@ -180,9 +197,9 @@ impl BlockFormat {
         (cols / self.block_len()).checked_mul(self.block_bytes())
     }
 
-    /// Whether [`quantize`](Self::quantize) is implemented for the format.
+    /// Whether [`quantize`](Self::quantize) does the format: all but three need no importance matrix.
     pub const fn has_quantizer(self) -> bool {
-        !matches!(self, F::IQ1S | F::IQ1M | F::IQ2XXS | F::IQ2XS | F::IQ2S | F::IQ3XXS | F::IQ3S)
+        !matches!(self, F::IQ1S | F::IQ2XXS | F::IQ2XS)
     }
 
     /// Decodes whole blocks: `src` holds n × `block_bytes` bytes, `dst` n × `block_len` elements.
@@ -228,11 +245,11 @@ impl BlockFormat {
     /// Values that are not finite give unspecified (but initialised) bytes in their block.
     ///
     /// # Errors
-    /// [`BlockError::NoQuantizer`] for IQ1, IQ2 and IQ3 formats, [`BlockError::Length`] when the two lengths are not
-    /// the same whole number of blocks.
+    /// [`BlockError::NeedsImportance`] for `IQ1_S`, `IQ2_XXS` and `IQ2_XS`, [`BlockError::Length`] when the two lengths
+    /// are not the same whole number of blocks.
     pub fn quantize(self, src: &[f32], dst: &mut [u8]) -> Result<(), BlockError> {
         if !self.has_quantizer() {
-            return Err(BlockError::NoQuantizer(self));
+            return Err(BlockError::NeedsImportance(self));
         }
         self.check_lengths(dst.len(), src.len())?;
         match self {
@@ -248,15 +265,17 @@ impl BlockFormat {
             F::Q5K => encode(src, dst, k_quantize::quantize_q5_k),
             F::Q6K => encode(src, dst, k_quantize::quantize_q6_k),
             F::Q8K => encode(src, dst, k_quantize::quantize_q8_k),
+            F::IQ1M => encode(src, dst, |x, b| iq1_quantize::quantize_iq1_m(x, None, b)),
+            F::IQ2S => encode(src, dst, |x, b| iq_quantize::quantize_iq2_s(x, None, b)),
+            F::IQ3XXS => encode(src, dst, |x, b| iq_quantize::quantize_iq3_xxs(x, None, b)),
+            F::IQ3S => encode(src, dst, |x, b| iq_quantize::quantize_iq3_s(x, None, b)),
             F::IQ4NL => encode(src, dst, iq4::quantize_iq4_nl),
-            F::IQ4XS => encode(src, dst, iq4::quantize_iq4_xs),
+            F::IQ4XS => encode(src, dst, |x, b| iq4::quantize_iq4_xs(x, None, b)),
             F::TQ1_0 => encode(src, dst, ternary::quantize_tq1_0),
             F::TQ2_0 => encode(src, dst, ternary::quantize_tq2_0),
             F::MXFP4 => encode(src, dst, fp4::quantize_mxfp4),
             F::NVFP4 => encode(src, dst, fp4::quantize_nvfp4),
-            F::IQ1S | F::IQ1M | F::IQ2XXS | F::IQ2XS | F::IQ2S | F::IQ3XXS | F::IQ3S => {
-                return Err(BlockError::NoQuantizer(self));
-            }
+            F::IQ1S | F::IQ2XXS | F::IQ2XS => return Err(BlockError::NeedsImportance(self)),
         }
         Ok(())
     }

@@ -1,17 +1,22 @@
-//! Scale searches of the K- and I-quantisers: given a handful of elements, find a scale (and minimum) whose rounded
-//! codes have the least weighted squared error.
+//! Scale searches of the K- and I-quantisers: given a handful of elements and their weights, find a scale (and minimum)
+//! whose rounded codes have the least weighted squared error.
 //!
-//! Reference: ggml's `make_qx_quants`, `make_q3_quants` and `make_qkx2_quants`, float32 sums in element order.
+//! Reference: ggml's `make_qx_quants`, `make_q3_quants`, `make_qkx2_quants` (`make_qkx3_quants` is the same with other
+//! steps) and `make_qp_quants`, float32 sums in element order.
 
 /// Groups whose largest magnitude is below this are stored as zero.
 pub(super) const NEGLIGIBLE: f32 = 1e-15;
 
-/// Rounds to the nearest integer, halves to even.
+/// Rounds to the nearest integer, halves to even; for magnitudes below 2^22, as in the reference.
+///
+/// Adding 1.5 · 2^23 leaves the integer in the lowest bits of the mantissa.  Unlike `round_ties_even` this needs no
+/// instruction beyond the oldest ones of any processor.
 pub(super) fn nearest_int(x: f32) -> i32 {
-    x.round_ties_even() as i32
+    ((x + 12_582_912.0).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
 }
 
-/// What a search found: `x ≈ scale * code` (plus `min` where the format has one).
+/// What a search found: `x ≈ scale * code` (plus `min` where the format has one; codes of symmetric formats are raised,
+/// but negligible elements have code 0, as in the reference).
 pub(super) struct Fit<const N: usize> {
     pub scale: f32,
     pub codes: [i32; N],
@@ -24,46 +29,52 @@ struct Sums {
     l2: f32,
 }
 
-fn symmetric_codes<const N: usize>(x: &[f32; N], inverse_scale: f32, levels: i32) -> ([i32; N], Sums) {
+fn symmetric_codes<const N: usize>(x: &[f32; N], w: &[f32; N], inverse_scale: f32, levels: i32) -> ([i32; N], Sums) {
     let codes = x.map(|v| nearest_int(inverse_scale * v).clamp(-levels, levels - 1));
     let mut sums = Sums::default();
-    for (v, l) in x.iter().zip(codes) {
-        let (w, l) = (v * v, l as f32);
+    for ((v, w), l) in x.iter().zip(w).zip(codes) {
+        let l = l as f32;
         sums.xl += w * v * l;
         sums.l2 += w * l * l;
     }
     (codes, sums)
 }
 
-/// Symmetric codes in `-levels..levels`, weights x²: tries 19 scales around the one given by the largest element.
-pub(super) fn symmetric<const N: usize>(x: &[f32; N], levels: i32) -> Fit<N> {
+/// The weights of a quantiser that knows nothing better.
+pub(super) fn squares<const N: usize>(x: &[f32; N]) -> [f32; N] {
+    x.map(|v| v * v)
+}
+
+/// Symmetric codes in `-levels..levels`, raised by `levels`: tries 19 scales around the one given by the largest element.
+pub(super) fn symmetric<const N: usize>(x: &[f32; N], w: &[f32; N], levels: i32) -> Fit<N> {
     let max = super::legacy::signed_max(x);
     if max.is_nan() || max.abs() < NEGLIGIBLE {
         return Fit { scale: 0.0, codes: [0; N] };
     }
-    let (codes, sums) = symmetric_codes(x, -(levels as f32) / max, levels);
+    let (codes, sums) = symmetric_codes(x, w, -(levels as f32) / max, levels);
     let scale = if sums.l2 > 0.0 { sums.xl / sums.l2 } else { 0.0 };
     let mut best = Fit { scale, codes };
     let mut score = scale * sums.xl;
     for step in (-9..=9).filter(|s| *s != 0) {
         let inverse_scale = -(levels as f32 + 0.1 * step as f32) / max;
-        let (codes, sums) = symmetric_codes(x, inverse_scale, levels);
+        let (codes, sums) = symmetric_codes(x, w, inverse_scale, levels);
         if sums.l2 > 0.0 && sums.xl * sums.xl > score * sums.l2 {
             let scale = sums.xl / sums.l2;
             score = scale * sums.xl;
             best = Fit { scale, codes };
         }
     }
+    best.codes = best.codes.map(|c| c + levels);
     best
 }
 
-/// Symmetric codes in `-levels..levels`, weights x²: up to five rounds of moving single codes to where they fit better.
+/// Symmetric codes in `-levels..levels`, raised by `levels`, weights x²: up to five rounds of moving single codes to where they fit better.
 pub(super) fn symmetric_by_moves<const N: usize>(x: &[f32; N], levels: i32) -> Fit<N> {
     let max = super::legacy::signed_max(x);
     if max.is_nan() || max.abs() < NEGLIGIBLE {
-        return Fit { scale: 0.0, codes: [-levels; N] };
+        return Fit { scale: 0.0, codes: [0; N] };
     }
-    let (mut codes, mut sums) = symmetric_codes(x, -(levels as f32) / max, levels);
+    let (mut codes, mut sums) = symmetric_codes(x, &squares(x), -(levels as f32) / max, levels);
     for _ in 0..5 {
         let mut moved = false;
         for (v, code) in x.iter().zip(&mut codes) {
@@ -89,7 +100,7 @@ pub(super) fn symmetric_by_moves<const N: usize>(x: &[f32; N], levels: i32) -> F
             break;
         }
     }
-    Fit { scale: if sums.l2 > 0.0 { sums.xl / sums.l2 } else { 0.0 }, codes }
+    Fit { scale: if sums.l2 > 0.0 { sums.xl / sums.l2 } else { 0.0 }, codes: codes.map(|c| c + levels) }
 }
 
 /// Which scales [`affine`] tries: inverse scales `(first + step * i + top) / (max - min)` for `i` in `0..=steps`.
@@ -156,4 +167,66 @@ pub(super) fn affine<const N: usize>(x: &[f32; N], w: &[f32; N], top: i32, searc
         }
     }
     (best, -min)
+}
+
+/// Σ w·(x − scale·code(x))².
+fn error_of<const N: usize>(x: &[f32; N], w: &[f32; N], scale: f32, code: impl Fn(f32) -> f32) -> f32 {
+    x.iter().zip(w).fold(0.0, |error, (v, w)| {
+        let diff = v - scale * code(*v);
+        error + w * diff * diff
+    })
+}
+
+/// Codes in `0..=top` for elements that are (mostly) positive: nine scales compete by squared error, then up to five
+/// rounds move single codes.  Returns the scale and the codes.
+///
+/// Codes are bytes and wrap for negative elements, as in the reference: the rounds see the wrapped code, and with it
+/// the scale comes out as in the reference.
+pub(super) fn positive<const N: usize>(x: &[f32; N], w: &[f32; N], top: i32) -> (f32, [u8; N]) {
+    let max = x.iter().fold(0.0f32, |m, v| if *v > m { *v } else { m });
+    if max < NEGLIGIBLE {
+        return (0.0, [0; N]);
+    }
+    let mut inverse_scale = top as f32 / max;
+    let mut best = error_of(x, w, 1.0 / inverse_scale, |v| f32::from(nearest_int(inverse_scale * v) as u8));
+    for step in (-4..=4).filter(|s| *s != 0) {
+        let candidate = (0.1 * step as f32 + top as f32) / max;
+        let error = error_of(x, w, 1.0 / candidate, |v| nearest_int(candidate * v).min(top) as f32);
+        if error < best {
+            (best, inverse_scale) = (error, candidate);
+        }
+    }
+    let (mut codes, mut sums) = ([0u8; N], Sums::default());
+    for ((v, w), code) in x.iter().zip(w).zip(&mut codes) {
+        let l = nearest_int(inverse_scale * v).min(top);
+        *code = l as u8;
+        sums.xl += w * v * l as f32;
+        sums.l2 += w * l as f32 * l as f32;
+    }
+    for _ in 0..5 {
+        let mut moved = false;
+        for ((v, w), code) in x.iter().zip(w).zip(&mut codes) {
+            let l = f32::from(*code);
+            let mut rest = Sums { xl: sums.xl - w * v * l, l2: sums.l2 - w * l * l };
+            if rest.xl.is_nan() || rest.l2.is_nan() || rest.xl <= 0.0 || rest.l2 <= 0.0 {
+                continue;
+            }
+            let candidate = nearest_int(v * rest.l2 / rest.xl).min(top);
+            if candidate == i32::from(*code) {
+                continue;
+            }
+            let l = candidate as f32;
+            rest.xl += w * v * l;
+            rest.l2 += w * l * l;
+            if rest.xl * rest.xl * sums.l2 > sums.xl * sums.xl * rest.l2 {
+                *code = candidate as u8;
+                sums = rest;
+                moved = true;
+            }
+        }
+        if !moved {
+            break;
+        }
+    }
+    (if sums.l2 > 0.0 { sums.xl / sums.l2 } else { 0.0 }, codes)
 }
