@@ -1,4 +1,4 @@
-//! GGUF files and ggml block formats.
+//! GGUF files, and block formats: ggml's, MLX's affine ones and fp8 with scales.
 //!
 //! Input: `.gguf` files (one, or the parts of a split set) or bytes in memory.  Output: typed metadata, tensor
 //! descriptions and validated byte views of the tensors, and the meaning of every block format as f32.
@@ -21,7 +21,7 @@ mod tensor;
 mod value;
 mod writer;
 
-pub use blocks::{BlockError, BlockFormat};
+pub use blocks::{Affine, BlockError, BlockFormat, Fp8, ScaleType};
 pub use error::{GgufError, Origin};
 pub use file::Gguf;
 pub use metadata::Metadata;

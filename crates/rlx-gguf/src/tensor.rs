@@ -41,16 +41,16 @@ impl TensorType {
         plain.or_else(|| BlockFormat::from_ggml_type(number).map(T::Block)).unwrap_or(T::Unknown(number))
     }
 
-    /// ggml's number of the type.
-    pub fn ggml_type(self) -> u32 {
+    /// ggml's number of the type; `None` for block formats that ggml does not have.
+    pub fn ggml_type(self) -> Option<u32> {
         match self {
             T::Block(format) => format.ggml_type(),
-            T::Unknown(number) => number,
-            plain => Self::PLAIN.iter().find(|p| p.0 == plain).map_or(u32::MAX, |p| p.1),
+            T::Unknown(number) => Some(number),
+            plain => Self::PLAIN.iter().find(|p| p.0 == plain).map(|p| p.1),
         }
     }
 
-    /// The type with ggml's name `name` (`F16`, `Q4_K`), in any case.
+    /// The type named `name` (`F16`, `Q4_K`, `affine4_g64_bf16`), in any case.
     pub fn from_name(name: &str) -> Option<Self> {
         let plain = Self::PLAIN.iter().find(|p| p.3.eq_ignore_ascii_case(name)).map(|p| p.0);
         plain.or_else(|| BlockFormat::from_name(name).map(T::Block))
@@ -76,7 +76,7 @@ impl TensorType {
     /// Every type that can be read, for messages.
     pub(crate) fn readable() -> String {
         let plain = Self::PLAIN.iter().map(|p| p.3);
-        plain.chain(BlockFormat::ALL.iter().map(|f| f.name())).collect::<Vec<_>>().join(", ")
+        plain.chain(BlockFormat::GGML.iter().map(|f| f.name())).collect::<Vec<_>>().join(", ")
     }
 
     /// What is known about a number that is not a type of this crate, for messages.

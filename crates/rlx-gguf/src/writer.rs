@@ -26,7 +26,8 @@ pub struct GgufWriter<'a> {
 #[derive(Debug)]
 struct Tensor<'a> {
     name: String,
-    ty: TensorType,
+    /// ggml's number of the type.
+    ty: u32,
     shape: Vec<u64>,
     data: Cow<'a, [u8]>,
 }
@@ -92,11 +93,14 @@ impl<'a> GgufWriter<'a> {
     ///
     /// # Errors
     /// [`GgufError::Unwritable`] when the name is empty, long or repeated, when a dimension is 0, when rows are not
-    /// whole blocks, or when `data` is not as long as type and shape require.
+    /// whole blocks, when ggml does not have the type, or when `data` is not as long as type and shape require.
     pub fn tensor(&mut self, name: &str, ty: TensorType, shape: &[u64], data: impl Into<Cow<'a, [u8]>>) -> Result<&mut Self, GgufError> {
         let data = data.into();
         check_name(name, MAX_TENSOR_NAME_BYTES, "a tensor name")?;
         let field = format_args!("tensor {}", quote(name)).to_string();
+        let Some(number) = ty.ggml_type() else {
+            return Err(unwritable(field, format_args!("{ty}, which GGUF files cannot hold"), TensorType::readable()));
+        };
         if shape.len() > MAX_DIMS as usize || shape.contains(&0) {
             let expected = format_args!("at most {MAX_DIMS} dimensions, none of them 0").to_string();
             return Err(unwritable(field, format_args!("shape {shape:?}"), expected));
@@ -113,7 +117,7 @@ impl<'a> GgufWriter<'a> {
         if !self.names.insert(name.into()) {
             return Err(unwritable("a tensor name", quote(name), "a name that was not yet added"));
         }
-        self.tensors.push(Tensor { name: name.into(), ty, shape: shape.to_vec(), data });
+        self.tensors.push(Tensor { name: name.into(), ty: number, shape: shape.to_vec(), data });
         Ok(self)
     }
 
@@ -159,7 +163,7 @@ impl<'a> GgufWriter<'a> {
             put_text(&mut out, &t.name);
             out.extend((t.shape.len() as u32).to_le_bytes());
             t.shape.iter().rev().for_each(|d| out.extend(d.to_le_bytes()));
-            out.extend(t.ty.ggml_type().to_le_bytes());
+            out.extend(t.ty.to_le_bytes());
             out.extend(offset.to_le_bytes());
             offset += (t.data.len() as u64).next_multiple_of(self.alignment);
         }

@@ -65,7 +65,7 @@ fn importance_is_weighed() {
     let tensors = SafeTensors::deserialize(&file).unwrap();
     let (x, importance) = (floats(&tensors, "x"), floats(&tensors, "importance"));
     let importance = &importance[..COLUMNS];
-    for format in BlockFormat::ALL.iter().copied().filter(|f| f.uses_importance() && f.has_quantizer()) {
+    for format in BlockFormat::all().filter(|f| f.uses_importance() && f.has_quantizer()) {
         let error = |bytes: &[u8]| -> f64 {
             let mut y = vec![0.0; x.len()];
             format.dequantize(bytes, &mut y).unwrap();
@@ -80,11 +80,11 @@ fn importance_is_weighed() {
 #[test]
 fn three_formats_need_importance_and_say_so() {
     let mut refused = vec![];
-    for format in BlockFormat::ALL {
+    for format in BlockFormat::all() {
         match format.quantize_rows(&[0.5; 256], &mut vec![0; format.row_bytes(256).unwrap()], 256, None) {
             Ok(()) => {}
             Err(e) => {
-                assert_eq!(e, BlockError::NeedsImportance(*format));
+                assert_eq!(e, BlockError::NeedsImportance(format));
                 assert!(e.to_string().contains("importance matrix") && e.to_string().contains("IQ3_S"), "{e}");
                 refused.push(format.name());
             }
@@ -115,7 +115,7 @@ fn zeros_extremes_nan_and_unimportant_columns_are_survived() {
     sparse[5] = -1.5;
     let rows = [vec![0.0; COLUMNS], nan, vec![f32::MAX; COLUMNS], vec![1e-40; COLUMNS], vec![-3.5; COLUMNS], sparse];
     let importances = [vec![0.0; COLUMNS], vec![1.0; COLUMNS], vec![f32::MAX; COLUMNS], vec![f32::MIN_POSITIVE; COLUMNS]];
-    for format in BlockFormat::ALL.iter().copied() {
+    for format in BlockFormat::all() {
         let mut values = vec![f32::NAN; COLUMNS];
         for importance in &importances {
             for row in &rows {

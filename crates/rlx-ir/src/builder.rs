@@ -253,8 +253,12 @@ impl<'g> Scope<'g> {
     /// A parameter of this shape, with the type it has on disk.
     pub fn param(&self, name: &str, shape: impl Into<Shape>) -> Val<'g> {
         let (path, shape) = (self.join(name), shape.into());
-        let ty = match (self.b.param_types)(&path, &shape.0) {
-            Ok(dtype) => Type::Tensor(dtype, shape),
+        let ty = (self.b.param_types)(&path, &shape.0).and_then(|dtype| {
+            let ty = Type::Tensor(dtype, shape);
+            ty.check_blocks().map(|()| ty)
+        });
+        let ty = match ty {
+            Ok(ty) => ty,
             Err(why) => {
                 self.b.diag(&self.path, &path, why);
                 Type::Poison

@@ -133,9 +133,7 @@ impl FromStr for DType {
         if let Some(p) = PLAIN.iter().find(|p| p.1 == s) {
             return Ok(p.0);
         }
-        BlockFormat::from_name(&s.to_ascii_uppercase())
-            .map(Block)
-            .ok_or_else(|| format!("unknown element type `{s}` (for example f32, bf16, u32, q4_k)"))
+        BlockFormat::from_name(s).map(Block).ok_or_else(|| format!("unknown element type `{s}` (for example f32, bf16, u32, q4_k)"))
     }
 }
 
@@ -160,8 +158,8 @@ mod tests {
         for (d, _, _) in PLAIN {
             assert_eq!(d.name().parse::<DType>().unwrap(), d);
         }
-        for b in BlockFormat::ALL {
-            assert_eq!(Block(*b).name().parse::<DType>().unwrap(), Block(*b));
+        for b in BlockFormat::all() {
+            assert_eq!(Block(b).name().parse::<DType>().unwrap(), Block(b));
         }
         assert!("f33".parse::<DType>().is_err());
     }

@@ -5,7 +5,7 @@ use crate::graph::ValueId;
 use crate::interp::{EvalError, Value};
 use crate::tensor::tensor_bytes;
 use crate::{Bindings, Builder, DType, Graph, Op, Segments, Tensor, TensorError, Type, Val};
-use rlx_gguf::blocks::BlockFormat;
+use rlx_gguf::blocks::{Affine, BlockFormat, Fp8, ScaleType};
 use std::sync::Arc;
 
 /// How far a result may be from the reference.
@@ -39,7 +39,8 @@ pub enum Gen {
     /// These elements exactly.
     Values(Vec<f64>),
     /// Random bytes, for block formats: reaches codes that no quantiser writes, and formats that
-    /// have none.  Every block has finite elements, the largest between 1e-3 and 1e3 in magnitude.
+    /// have none.  Every block has finite elements, the largest between 0.5 and 2 in magnitude, and a spread of at
+    /// least a quarter of that: no block outweighs all others, and no format's minimum drowns its codes.
     Bytes,
 }
 
@@ -87,6 +88,12 @@ pub struct Samples {
     /// What was collected.
     pub cases: Vec<Case>,
     op: &'static str,
+}
+
+/// Affine formats of all bits, groups and types of scales (not all combinations), and the fp8 ones.
+pub(crate) fn affine_and_fp8() -> impl Iterator<Item = BlockFormat> {
+    let affine = Affine::all().filter(|a| a.scale() == ScaleType::ALL[(a.bits() + a.group().ilog2() as usize) % 3]);
+    affine.map(BlockFormat::Affine).chain(Fp8::all().map(BlockFormat::Fp8))
 }
 
 /// The usual distribution for a type: normal for reals, small whole numbers for integers.
@@ -261,12 +268,14 @@ impl Gen {
 /// Fills one block with random bytes whose meaning is in the range of [`Gen::Bytes`].
 fn random_block(format: BlockFormat, block: &mut [u8], rng: &mut Rng) {
     let mut values = vec![0f32; format.block_len()];
-    // One draw in twelve fits the least likely format, whose scale is a random f32.
-    for _ in 0..1000 {
-        block.iter_mut().for_each(|b| *b = rng.bits() as u8);
+    // About one draw in 700 fits the least likely formats, which have a random f32 and codes that are NaN.
+    for _ in 0..20_000 {
+        block.chunks_mut(8).for_each(|b| b.copy_from_slice(&rng.bits().to_le_bytes()[..b.len()]));
         let whole = format.dequantize(block, &mut values).is_ok() && values.iter().all(|v| v.is_finite());
-        let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
-        if whole && (1e-3..1e3).contains(&largest) {
+        let low = values.iter().fold(f32::INFINITY, |m, v| m.min(*v));
+        let high = values.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+        let largest = high.abs().max(low.abs());
+        if whole && (0.5..2.0).contains(&largest) && high - low > 0.25 * largest {
             return;
         }
     }

@@ -1,6 +1,7 @@
 //! Host tensors of the reference interpreter, and [`Segments`].
 
 use crate::DType;
+use rlx_gguf::blocks::{E4M3, to_e4m3};
 use std::sync::Arc;
 
 /// A dense row-major tensor on the host, every element held as f64 whatever its type.
@@ -30,8 +31,18 @@ pub enum TensorError {
         /// Bytes given.
         found: usize,
     },
-    /// The size overflows or a block format does not divide the rows.
-    #[error("{dtype}{shape:?} has no size: the last dimension must be a multiple of the block and the total must fit memory")]
+    /// Rows do not consist of whole blocks.
+    #[error("{dtype}{shape:?} has rows of {} elements, expected a multiple of {block}", shape.last().unwrap_or(&1))]
+    Blocks {
+        /// Element type.
+        dtype: DType,
+        /// Shape.
+        shape: Vec<usize>,
+        /// Elements of a block.
+        block: usize,
+    },
+    /// The size overflows.
+    #[error("{dtype}{shape:?} has no size: the total must fit memory")]
     Size {
         /// Element type.
         dtype: DType,
@@ -52,6 +63,11 @@ pub enum TensorError {
 pub fn tensor_bytes(dtype: DType, shape: &[usize]) -> Result<usize, TensorError> {
     let size = || TensorError::Size { dtype, shape: shape.to_vec() };
     let (last, outer) = shape.split_last().unwrap_or((&1, &[]));
+    if let DType::Block(b) = dtype
+        && !last.is_multiple_of(b.block_len())
+    {
+        return Err(TensorError::Blocks { dtype, shape: shape.to_vec(), block: b.block_len() });
+    }
     let rows = outer.iter().try_fold(1usize, |a, b| a.checked_mul(*b)).ok_or_else(size)?;
     dtype.row_bytes(*last).and_then(|r| r.checked_mul(rows)).ok_or_else(size)
 }
@@ -91,8 +107,8 @@ impl Tensor {
             DType::F32 => plain!(bytes, f32, f64::from),
             DType::F16 => plain!(bytes, u16, |v| half::f16::from_bits(v).to_f64()),
             DType::BF16 => plain!(bytes, u16, |v| half::bf16::from_bits(v).to_f64()),
-            DType::F8E4M3 => bytes.iter().map(|b| f8_value(*b, 3, 7, true)).collect(),
-            DType::F8E5M2 => bytes.iter().map(|b| f8_value(*b, 2, 15, false)).collect(),
+            DType::F8E4M3 => bytes.iter().map(|b| f64::from(E4M3[usize::from(*b)])).collect(),
+            DType::F8E5M2 => bytes.iter().map(|b| e5m2(*b)).collect(),
             DType::I64 => plain!(bytes, i64, |v| v as f64),
             DType::I32 => plain!(bytes, i32, f64::from),
             DType::I16 => plain!(bytes, i16, f64::from),
@@ -118,8 +134,8 @@ impl Tensor {
             DType::F32 => d.flat_map(|v| (*v as f32).to_le_bytes()).collect(),
             DType::F16 => d.flat_map(|v| half::f16::from_f64(*v).to_le_bytes()).collect(),
             DType::BF16 => d.flat_map(|v| half::bf16::from_f64(*v).to_le_bytes()).collect(),
-            DType::F8E4M3 => d.map(|v| f8_code(DType::F8E4M3.round(*v), 3, 7, true)).collect(),
-            DType::F8E5M2 => d.map(|v| f8_code(DType::F8E5M2.round(*v), 2, 15, false)).collect(),
+            DType::F8E4M3 => d.map(|v| to_e4m3(DType::F8E4M3.round(*v) as f32)).collect(),
+            DType::F8E5M2 => d.map(|v| to_e5m2(DType::F8E5M2.round(*v))).collect(),
             DType::I64 => d.flat_map(|v| (*v as i64).to_le_bytes()).collect(),
             DType::I32 => d.flat_map(|v| (*v as i32).to_le_bytes()).collect(),
             DType::I16 => d.flat_map(|v| (*v as i16).to_le_bytes()).collect(),
@@ -143,30 +159,14 @@ impl Tensor {
     }
 }
 
-/// Value of an 8-bit float with `m` mantissa bits and the given bias.  `finite` marks the e4m3fn
-/// format, whose only special codes are the two NaN.
-fn f8_value(code: u8, m: i32, bias: i32, finite: bool) -> f64 {
-    let sign = if code & 0x80 != 0 { -1.0 } else { 1.0 };
-    let (e, f) = (i32::from(code & 0x7f) >> m, f64::from(code & ((1 << m) - 1)));
-    let top = 0x7f >> m;
-    if finite && code & 0x7f == 0x7f || !finite && e == top && f != 0.0 {
-        return f64::NAN;
-    }
-    if !finite && e == top {
-        return sign * f64::INFINITY;
-    }
-    let scale = f64::powi(2.0, -m);
-    sign * if e == 0 { f * scale * f64::powi(2.0, 1 - bias) } else { (1.0 + f * scale) * f64::powi(2.0, e - bias) }
+/// The number of an e5m2 code: IEEE layout with bias 15, so the upper byte of a half float.
+fn e5m2(code: u8) -> f64 {
+    half::f16::from_bits(u16::from(code) << 8).to_f64()
 }
 
-/// Inverse of [`f8_value`] on already rounded values.
-fn f8_code(v: f64, m: i32, bias: i32, finite: bool) -> u8 {
-    (0..=255u8)
-        .find(|c| {
-            let w = f8_value(*c, m, bias, finite);
-            w == v && w.is_sign_negative() == v.is_sign_negative() || w.is_nan() && v.is_nan()
-        })
-        .unwrap_or(0x7f)
+/// The code of a number that e5m2 has.
+fn to_e5m2(v: f64) -> u8 {
+    (half::f16::from_f64(v).to_bits() >> 8) as u8
 }
 
 /// How a flat token axis divides into sequences.

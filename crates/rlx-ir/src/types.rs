@@ -75,6 +75,21 @@ impl Type {
     pub fn tensor(dtype: DType, shape: impl Into<Shape>) -> Type {
         Type::Tensor(dtype, shape.into())
     }
+
+    /// Refuses rows that do not consist of whole blocks.  Symbolic rows pass.
+    ///
+    /// # Errors
+    /// The length of a row, the block format and its block length.
+    pub fn check_blocks(&self) -> Result<(), String> {
+        let Type::Tensor(DType::Block(format), shape) = self else { return Ok(()) };
+        let row = shape.0.last().map_or(Some(1), Dim::as_const);
+        match row {
+            Some(n) if !n.is_multiple_of(format.block_len()) => {
+                Err(format!("{self} has rows of {n} elements, expected a multiple of {} for {format}", format.block_len()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl std::str::FromStr for Type {
@@ -108,12 +123,14 @@ impl std::str::FromStr for Type {
             let [count, tokens] = <[Dim; 2]>::try_from(shape).map_err(|_| bad())?;
             return Ok(Type::Segments { count, tokens });
         }
-        Ok(match head.split_once(' ') {
+        let ty = match head.split_once(' ') {
             Some(("cache", d)) => Type::Cache(d.trim().parse()?, Shape(shape)),
             Some(("state", d)) => Type::State(d.trim().parse()?, Shape(shape)),
             Some(_) => return Err(bad()),
             None => Type::Tensor(head.parse()?, Shape(shape)),
-        })
+        };
+        ty.check_blocks()?;
+        Ok(ty)
     }
 }
 

@@ -100,6 +100,9 @@ fn check_def(g: &Graph, defined: &mut [bool], bad: &mut Vec<String>, at: &str, v
             if info.def != want {
                 bad.push(format!("{at}: %{} says it is {:?}, not {want:?}", v.0, info.def));
             }
+            if let Err(why) = info.ty.check_blocks() {
+                bad.push(format!("{at}: {why}"));
+            }
             if info.ty == Type::Poison {
                 bad.push(format!("{at}: %{} has no type", v.0));
             }

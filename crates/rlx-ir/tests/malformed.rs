@@ -216,3 +216,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn rows_that_are_no_whole_blocks_are_refused() {
+    for (format, whole, partial) in [("q4_k", 256, 128), ("affine4_g64_bf16", 192, 96), ("fp8_g128", 128, 64), ("affine3_g32_f32", 96, 100)]
+    {
+        let (good, bad) = (format!("  param %1 w: {format}[8,{whole}]"), format!("  param %1 w: {format}[8,{partial}]"));
+        twins(&good, &bad, &format!("rows of {partial} elements, expected a multiple of"));
+        let build = |row: usize| {
+            let types = move |_: &str, _: &[rlx_ir::Dim]| format.parse::<rlx_ir::DType>();
+            let b = rlx_ir::Builder::with("f", rlx_ir::Options::default(), Box::new(types));
+            let x = b.input("x", rlx_ir::Type::tensor(rlx_ir::DType::F32, [2, row]));
+            let y = b.root().at("layer").linear("q_proj", x, 8).id();
+            b.finish(&[("y", y)]).map_err(|e| e.to_string())
+        };
+        assert!(build(whole).is_ok());
+        let found = build(partial).unwrap_err();
+        assert!(found.contains(format) && found.contains("q_proj") && found.contains(&format!("rows of {partial}")), "{found}");
+    }
+}

@@ -1,4 +1,7 @@
-//! ggml block formats: layout, reference dequantisers and reference quantisers.
+//! Block formats: layout, reference dequantisers and reference quantisers.
+//!
+//! The formats are ggml's, and two families that GGUF files do not have: [`Affine`] (MLX's quantised weights) and
+//! [`Fp8`].
 //!
 //! A tensor of a block format is a sequence of rows; a row is a sequence of blocks; a block of
 //! [`BlockFormat::block_bytes`] bytes stands for [`BlockFormat::block_len`] consecutive elements.  Dequantisers do
@@ -9,7 +12,9 @@
 //! This is the reference: one block at a time, no SIMD, no allocation.  Fast kernels live in the backends and are
 //! compared with it.
 
+mod affine;
 mod fp4;
+mod fp8;
 mod grid_codes;
 pub mod grids;
 mod iq;
@@ -26,9 +31,11 @@ mod search;
 mod ternary;
 mod weights;
 
+pub use affine::{Affine, ScaleType};
+pub use fp8::{E4M3, Fp8, to_e4m3};
 use std::fmt;
 
-/// A ggml block format.
+/// A block format.
 ///
 /// `Q8_1` and `Q8K` are ggml's formats for activations; they do not normally occur in files.
 #[allow(non_camel_case_types, reason = "ggml's spelling")]
@@ -60,6 +67,8 @@ pub enum BlockFormat {
     TQ2_0,
     MXFP4,
     NVFP4,
+    Affine(Affine),
+    Fp8(Fp8),
 }
 
 /// Why a block conversion was refused.
@@ -89,18 +98,37 @@ pub enum BlockError {
         /// Elements of a row.
         columns: usize,
     },
+    /// No affine format has these numbers.
+    #[error(
+        "no affine format has codes of {bits} bits in groups of {group}; expected {:?} bits and groups of {:?}",
+        Affine::BITS,
+        Affine::GROUPS
+    )]
+    NoAffine {
+        /// Bits of a code.
+        bits: usize,
+        /// Elements of a group.
+        group: usize,
+    },
+    /// No fp8 format has groups of this size.
+    #[error("no fp8 format has groups of {group} elements; expected one of {:?}", Fp8::GROUPS)]
+    NoFp8 {
+        /// Elements of a group.
+        group: usize,
+    },
 }
 
 fn quantizable() -> String {
-    let names: Vec<_> = BlockFormat::ALL.iter().filter(|f| f.has_quantizer()).map(|f| f.name()).collect();
-    names.join(", ")
+    let names = BlockFormat::GGML.iter().filter(|f| f.has_quantizer()).map(|f| f.name());
+    let others = ["affine<bits>_g<group>_<f16|bf16|f32>", "fp8_g<group>"];
+    names.chain(others).collect::<Vec<_>>().join(", ")
 }
 
 use BlockFormat as F;
 
 impl BlockFormat {
-    /// Every format, in declaration order.
-    pub const ALL: &[BlockFormat] = &[
+    /// The formats that ggml has, in declaration order.
+    pub const GGML: &[BlockFormat] = &[
         F::Q4_0,
         F::Q4_1,
         F::Q5_0,
@@ -128,9 +156,14 @@ impl BlockFormat {
         F::NVFP4,
     ];
 
-    /// (elements per block, bytes per block, ggml's name, ggml's type number).
-    const fn layout(self) -> (usize, usize, &'static str, u32) {
-        match self {
+    /// Every format: ggml's, then the affine and the fp8 ones.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::GGML.iter().copied().chain(Affine::all().map(F::Affine)).chain(Fp8::all().map(F::Fp8))
+    }
+
+    /// (elements per block, bytes per block, name, ggml's type number).
+    const fn layout(self) -> (usize, usize, &'static str, Option<u32>) {
+        let (len, bytes, name, number) = match self {
             F::Q4_0 => (32, 18, "Q4_0", 2),
             F::Q4_1 => (32, 20, "Q4_1", 3),
             F::Q5_0 => (32, 22, "Q5_0", 6),
@@ -156,7 +189,10 @@ impl BlockFormat {
             F::TQ2_0 => (256, 66, "TQ2_0", 35),
             F::MXFP4 => (32, 17, "MXFP4", 39),
             F::NVFP4 => (64, 36, "NVFP4", 40),
-        }
+            F::Affine(a) => return (a.group(), a.block_bytes(), a.name(), None),
+            F::Fp8(f) => return (f.group(), f.block_bytes(), f.name(), None),
+        };
+        (len, bytes, name, Some(number))
     }
 
     /// Elements per block.
@@ -169,24 +205,24 @@ impl BlockFormat {
         self.layout().1
     }
 
-    /// ggml's spelling of the name: `Q4_K`, `IQ2_XXS`, ...
+    /// The name: `Q4_K`, `IQ2_XXS`, ... in ggml's spelling, `affine4_g64_bf16`, `fp8_g128`.
     pub const fn name(self) -> &'static str {
         self.layout().2
     }
 
-    /// ggml's type number, as stored in GGUF tensor descriptions.
-    pub const fn ggml_type(self) -> u32 {
+    /// ggml's type number, as stored in GGUF tensor descriptions; `None` for formats that ggml does not have.
+    pub const fn ggml_type(self) -> Option<u32> {
         self.layout().3
     }
 
     /// The format with ggml's type number `number`.
     pub fn from_ggml_type(number: u32) -> Option<Self> {
-        Self::ALL.iter().copied().find(|f| f.ggml_type() == number)
+        Self::GGML.iter().copied().find(|f| f.ggml_type() == Some(number))
     }
 
-    /// The format named `name` in ggml's spelling, in any case.
+    /// The format named `name`, in any case.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|f| f.name().eq_ignore_ascii_case(name))
+        Self::all().find(|f| f.name().eq_ignore_ascii_case(name))
     }
 
     /// Bytes of a row of `cols` elements; `None` when `cols` is not a multiple of the block or the result overflows.
@@ -236,6 +272,8 @@ impl BlockFormat {
             F::TQ2_0 => decode(src, dst, ternary::dequantize_tq2_0),
             F::MXFP4 => decode(src, dst, fp4::dequantize_mxfp4),
             F::NVFP4 => decode(src, dst, fp4::dequantize_nvfp4),
+            F::Affine(a) => a.dequantize(src, dst),
+            F::Fp8(f) => f.dequantize(src, dst),
         }
         Ok(())
     }
@@ -275,6 +313,8 @@ impl BlockFormat {
             F::TQ2_0 => encode(src, dst, ternary::quantize_tq2_0),
             F::MXFP4 => encode(src, dst, fp4::quantize_mxfp4),
             F::NVFP4 => encode(src, dst, fp4::quantize_nvfp4),
+            F::Affine(a) => a.quantize(src, dst),
+            F::Fp8(f) => f.quantize(src, dst),
             F::IQ1S | F::IQ2XXS | F::IQ2XS => return Err(BlockError::NeedsImportance(self)),
         }
         Ok(())

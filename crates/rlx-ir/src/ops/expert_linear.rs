@@ -92,7 +92,8 @@ impl OpDef for ExpertLinear {
         s.op_with(ExpertLinear { bias: true }, &[f(&[1, 96]), w(DType::F16, [3, 17, 96]), ids(1, 3, 3), f(&[3, 17])], exact);
         // Many tokens on few experts, one of which no token chooses.
         s.op_with(op.clone(), &[f(&[40, 32]), w(DType::F32, [4, 9, 32]), ids(40, 2, 3)], exact);
-        for b in [Q4_0, Q8_0, Q4K, Q6K, MXFP4, IQ4XS] {
+        let affine4 = crate::sample::affine_and_fp8().filter(|b| b.name().starts_with("affine4"));
+        for b in [Q4_0, Q8_0, Q4K, Q6K, MXFP4, IQ4XS].into_iter().chain(affine4) {
             s.op_with(op.clone(), &[f(&[6, 256]), w(DType::Block(b), [5, 12, 256]), ids(6, 2, 5)], Tol::nmse(5e-4));
             s.op_with(op.clone(), &[f(&[2, 3, 512]), w(DType::Block(b), [4, 9, 512]), ids(2, 3, 4)], Tol::nmse(5e-4));
         }

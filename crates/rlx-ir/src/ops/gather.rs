@@ -46,8 +46,8 @@ impl OpDef for Gather {
         for d in [DType::F32, DType::BF16, DType::F16, DType::Block(Q8_0), DType::Block(Q4_0), DType::Block(Q4K), DType::Block(Q6K)] {
             s.op_with(Gather { to: DType::F32 }, &[(Type::tensor(d, [13, 256]), Gen::Normal(1.0)), index.clone()], Tol::F32);
         }
-        for b in BlockFormat::ALL {
-            let table = (Type::tensor(DType::Block(*b), [13, 256]), Gen::Bytes);
+        for b in BlockFormat::all() {
+            let table = (Type::tensor(DType::Block(b), [13, 256]), Gen::Bytes);
             s.op_with(Gather { to: DType::F32 }, &[table, index.clone()], Tol::F32);
         }
         let index = (Type::tensor(DType::I32, [2, 3]), Gen::Uniform(0.0, 5.0));

@@ -2,7 +2,7 @@
 
 use super::{BinaryOp, OpDef, Unary, UnaryOp};
 use crate::interp::{EvalCx, EvalError, Value};
-use crate::{DType, Gen, Inferred, Samples, Tensor, Tol, Type, TypeError, Val, rule};
+use crate::{DType, Gen, Inferred, Samples, Tensor, Tol, Type, TypeError, Val, rule, sample};
 use serde::{Deserialize, Serialize};
 
 /// `y = act(x · [W₀; W₁; …]ᵀ + b) + r`.
@@ -134,11 +134,18 @@ impl OpDef for Linear {
                 s.op_with(Linear::plain(1), &[(f(&[m, 512]), Gen::Normal(1.0)), w], Tol::nmse(5e-4));
             }
         }
-        for b in BlockFormat::ALL {
+        for b in BlockFormat::GGML.iter().copied().chain(sample::affine_and_fp8()) {
             for (m, n) in [(1, 11), (5, 8)] {
-                let w = (Type::tensor(DType::Block(*b), [n, 512]), Gen::Bytes);
-                // Scales drawn at random let one nearly cancelling product dominate the sum of squares.
-                s.op_with(Linear::plain(1), &[(f(&[m, 512]), Gen::Normal(1.0)), w], Tol::nmse(2e-3));
+                let w = (Type::tensor(DType::Block(b), [n, 512]), Gen::Bytes);
+                s.op_with(Linear::plain(1), &[(f(&[m, 512]), Gen::Normal(1.0)), w], Tol::nmse(5e-4));
+            }
+        }
+        // Groups of 32, 64 and 128 in rows that are no multiple of larger blocks.
+        for b in sample::affine_and_fp8() {
+            for (m, n, groups) in [(1, 19, 1), (7, 33, 3)] {
+                let k = groups * b.block_len();
+                let w = (Type::tensor(DType::Block(b), [n, k]), Gen::Normal(0.3));
+                s.op_with(Linear::plain(1), &[(f(&[m, k]), Gen::Normal(1.0)), w], Tol::nmse(5e-4));
             }
         }
         let w = |d, n: usize| (Type::tensor(d, [n, 256]), Gen::Normal(0.3));

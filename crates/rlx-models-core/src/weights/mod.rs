@@ -346,6 +346,6 @@ impl Checkpoint {
 
 fn known_types() -> String {
     let plain = "f64, f32, f16, bf16, f8e4m3, f8e5m2, i64, i32, i16, i8, u64, u32, u16, u8, bool";
-    let blocks = rlx_gguf::BlockFormat::ALL.iter().map(|b| b.name().to_ascii_lowercase());
+    let blocks = rlx_gguf::BlockFormat::GGML.iter().map(|b| b.name().to_ascii_lowercase());
     blocks.fold(plain.to_owned(), |list, b| list + ", " + &b)
 }
