@@ -27,4 +27,4 @@ pub use file::Gguf;
 pub use metadata::Metadata;
 pub use tensor::{TensorInfo, TensorType};
 pub use value::{Array, FromValue, StringArray, Value};
-pub use writer::GgufWriter;
+pub use writer::{GgufStream, GgufWriter};

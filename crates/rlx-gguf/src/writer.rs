@@ -1,7 +1,8 @@
 //! Writing GGUF files, version 3.
 //!
-//! Metadata and tensors are collected (tensor data may be borrowed) and then written in the order in which they were
-//! added.  What is written opens again: names, shapes, sizes and duplicates are checked when they are added.
+//! Metadata and tensors are collected and then written in the order in which they were added.  Tensor data may be
+//! borrowed, or be [declared](GgufWriter::declare) and [streamed](GgufWriter::stream), so that files larger than memory
+//! can be made.  What is written opens again: names, shapes, sizes and duplicates are checked when they are added.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use crate::error::{GgufError, quote};
@@ -29,7 +30,9 @@ struct Tensor<'a> {
     /// ggml's number of the type.
     ty: u32,
     shape: Vec<u64>,
-    data: Cow<'a, [u8]>,
+    bytes: u64,
+    /// `None` when it is streamed.
+    data: Option<Cow<'a, [u8]>>,
 }
 
 impl Default for GgufWriter<'_> {
@@ -96,6 +99,27 @@ impl<'a> GgufWriter<'a> {
     /// whole blocks, when ggml does not have the type, or when `data` is not as long as type and shape require.
     pub fn tensor(&mut self, name: &str, ty: TensorType, shape: &[u64], data: impl Into<Cow<'a, [u8]>>) -> Result<&mut Self, GgufError> {
         let data = data.into();
+        let bytes = data.len() as u64;
+        self.add(name, ty, shape, Some(bytes), Some(data))
+    }
+
+    /// Adds a tensor whose data is [streamed](Self::stream); the others are as for [`tensor`](Self::tensor).
+    ///
+    /// # Errors
+    /// As `tensor`, and for types of unknown size.
+    pub fn declare(&mut self, name: &str, ty: TensorType, shape: &[u64]) -> Result<&mut Self, GgufError> {
+        self.add(name, ty, shape, None, None)
+    }
+
+    /// `found` are the bytes there are, when they are there.
+    fn add(
+        &mut self,
+        name: &str,
+        ty: TensorType,
+        shape: &[u64],
+        found: Option<u64>,
+        data: Option<Cow<'a, [u8]>>,
+    ) -> Result<&mut Self, GgufError> {
         check_name(name, MAX_TENSOR_NAME_BYTES, "a tensor name")?;
         let field = format_args!("tensor {}", quote(name)).to_string();
         let Some(number) = ty.ggml_type() else {
@@ -109,36 +133,51 @@ impl<'a> GgufWriter<'a> {
             let found = format_args!("{ty} of shape {shape:?}").to_string();
             return Err(unwritable(field, found, "whole blocks and fewer than 2^63 bytes"));
         };
-        let expected = bytes.unwrap_or(data.len().max(1) as u64);
-        if data.len() as u64 != expected {
+        let Some(expected) = bytes.or(found.map(|n| n.max(1))) else {
+            return Err(unwritable(field, ty, "a type whose size is known"));
+        };
+        if let Some(found) = found.filter(|n| *n != expected) {
             let expected = format_args!("{expected} for {ty} of shape {shape:?}").to_string();
-            return Err(unwritable(field, format_args!("{} bytes", data.len()), expected));
+            return Err(unwritable(field, format_args!("{found} bytes"), expected));
         }
         if !self.names.insert(name.into()) {
             return Err(unwritable("a tensor name", quote(name), "a name that was not yet added"));
         }
-        self.tensors.push(Tensor { name: name.into(), ty: number, shape: shape.to_vec(), data });
+        self.tensors.push(Tensor { name: name.into(), ty: number, shape: shape.to_vec(), bytes: expected, data });
         Ok(self)
     }
 
     /// Writes the file.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// Those of `out`, and tensors that were declared without data.
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
-        let header = self.header();
-        let padding = vec![0; self.alignment as usize];
-        let pad = |out: &mut dyn Write, written: usize| {
-            let end = (written as u64).next_multiple_of(self.alignment);
-            out.write_all(padding.get(..(end - written as u64) as usize).unwrap_or_default())
-        };
-        out.write_all(&header)?;
-        pad(out, header.len())?;
+        let mut stream = self.stream(out)?;
         for t in &self.tensors {
-            out.write_all(&t.data)?;
-            pad(out, t.data.len())?;
+            let missing = || io::Error::other(format!("tensor {} has no data: it was declared, to be streamed", quote(&t.name)));
+            stream.write_all(t.data.as_ref().ok_or_else(missing)?)?;
         }
-        out.flush()
+        stream.finish()
+    }
+
+    /// Writes the header.  The data of all tensors, end to end in the order in which they were added, goes into what
+    /// is returned; it adds the padding between them.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn stream<W: Write>(&self, mut out: W) -> io::Result<GgufStream<W>> {
+        let header = self.header();
+        out.write_all(&header)?;
+        pad(&mut out, self.alignment, header.len() as u64)?;
+        let mut stream = GgufStream {
+            out,
+            alignment: self.alignment,
+            bytes: self.tensors.iter().map(|t| t.bytes).collect::<Vec<_>>().into_iter(),
+            current: None,
+            left: 0,
+        };
+        stream.next()?;
+        Ok(stream)
     }
 
     /// The file as bytes.
@@ -165,10 +204,74 @@ impl<'a> GgufWriter<'a> {
             t.shape.iter().rev().for_each(|d| out.extend(d.to_le_bytes()));
             out.extend(t.ty.to_le_bytes());
             out.extend(offset.to_le_bytes());
-            offset += (t.data.len() as u64).next_multiple_of(self.alignment);
+            offset += t.bytes.next_multiple_of(self.alignment);
         }
         out
     }
+}
+
+/// The data part of a file whose header is written.
+#[derive(Debug)]
+pub struct GgufStream<W> {
+    out: W,
+    alignment: u64,
+    /// Bytes of the tensors not yet begun.
+    bytes: std::vec::IntoIter<u64>,
+    /// Bytes of the tensor being written.
+    current: Option<u64>,
+    /// Bytes of it that are still to come.
+    left: u64,
+}
+
+impl<W: Write> GgufStream<W> {
+    /// Pads what is complete and begins the next tensor that has data.
+    fn next(&mut self) -> io::Result<()> {
+        while self.left == 0 {
+            if let Some(written) = self.current {
+                pad(&mut self.out, self.alignment, written)?;
+            }
+            self.current = self.bytes.next();
+            match self.current {
+                Some(bytes) => self.left = bytes,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the file.
+    ///
+    /// # Errors
+    /// Those of the output, and data that is missing.
+    pub fn finish(mut self) -> io::Result<()> {
+        if self.current.is_some() {
+            return Err(io::Error::other(format!("the data of {} tensors is missing", self.bytes.len() + 1)));
+        }
+        self.out.flush()
+    }
+}
+
+impl<W: Write> Write for GgufStream<W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let n = data.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if n == 0 && !data.is_empty() {
+            return Err(io::Error::other("more data than the tensors have"));
+        }
+        self.out.write_all(data.get(..n).unwrap_or_default())?;
+        self.left -= n as u64;
+        self.next()?;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Fills up to the alignment after `written` bytes.
+fn pad(out: &mut impl Write, alignment: u64, written: u64) -> io::Result<()> {
+    let missing = written.next_multiple_of(alignment) - written;
+    io::copy(&mut io::Read::take(io::repeat(0), missing), out).map(|_| ())
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {

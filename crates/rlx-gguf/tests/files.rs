@@ -287,3 +287,35 @@ fn gguf_17_fifos_devices_and_symlinks() {
     symlink(save(dir, "m.gguf", &part(0, 0, None)), dir.join("link.gguf")).unwrap();
     Gguf::open(dir.join("link.gguf")).unwrap();
 }
+
+/// Data that is streamed in arbitrary pieces makes the same file as data given at once; too little and too much are refused.
+#[test]
+fn streamed_data_makes_the_same_file() {
+    use std::io::Write;
+    let data: [Vec<u8>; 3] = [(0..20).collect(), (0..34).collect(), (0..64).collect()];
+    let shapes: [(TensorType, &[u64]); 3] =
+        [(TensorType::F32, &[5]), (TensorType::Block(BlockFormat::Q8_0), &[1, 32]), (TensorType::F16, &[2, 16])];
+    let (mut whole, mut declared) = (GgufWriter::new(), GgufWriter::new());
+    for w in [&mut whole, &mut declared] {
+        w.put("general.architecture", "x").unwrap();
+    }
+    for (i, ((ty, shape), bytes)) in shapes.iter().zip(&data).enumerate() {
+        whole.tensor(&format!("t{i}"), *ty, shape, bytes.clone()).unwrap();
+        declared.declare(&format!("t{i}"), *ty, shape).unwrap();
+    }
+    let all = data.concat();
+    for piece in [1, 7, 1000] {
+        let mut out = Vec::new();
+        let mut stream = declared.stream(&mut out).unwrap();
+        all.chunks(piece).for_each(|c| stream.write_all(c).unwrap());
+        stream.finish().unwrap();
+        assert_eq!(out, whole.to_bytes(), "in pieces of {piece}");
+    }
+    let mut stream = declared.stream(Vec::new()).unwrap();
+    stream.write_all(&all[..60]).unwrap();
+    assert!(stream.finish().unwrap_err().to_string().contains("1 tensors is missing"));
+    let mut stream = declared.stream(Vec::new()).unwrap();
+    stream.write_all(&all).unwrap();
+    assert!(stream.write_all(&[0]).unwrap_err().to_string().contains("more data"));
+    assert!(declared.write_to(&mut Vec::new()).unwrap_err().to_string().contains("\"t0\" has no data"));
+}
