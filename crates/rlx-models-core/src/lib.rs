@@ -6,12 +6,14 @@
 //! - [`config`]: typed, range-checked reading of `config.json` (old and new layout) and of GGUF metadata, one code
 //!   path for both; rotary embeddings in every released spelling.
 //! - [`registry`]: what a checkpoint is, and which family answers to it.
+//! - [`convert`]: the pieces of conversion between formats.
 //! - [`vocab`]: the tokenizer metadata of a GGUF file as plain data.
 //!
 //! This crate knows no family and no device.  Nothing in it panics on input: every size is checked against the bytes
 //! that exist before memory is allocated, and peak memory while parsing stays below four times the input.
 
 pub mod config;
+pub mod convert;
 mod message;
 pub mod names;
 pub mod registry;
