@@ -144,7 +144,8 @@ mod tests {
     fn narrow_floats_survive_the_way_through_f32() {
         for t in [DType::F16, DType::BF16] {
             // Every finite pattern, in rows that do not divide the run.
-            let finite = |v: &u16| if t == DType::F16 { half::f16::from_bits(*v).is_finite() } else { half::bf16::from_bits(*v).is_finite() };
+            let finite =
+                |v: &u16| if t == DType::F16 { half::f16::from_bits(*v).is_finite() } else { half::bf16::from_bits(*v).is_finite() };
             let bits: Vec<u8> = (0..=u16::MAX).filter(finite).flat_map(u16::to_le_bytes).collect();
             let columns = bits.len() / 2;
             let wide = cast(t, DType::F32, &bits, columns);

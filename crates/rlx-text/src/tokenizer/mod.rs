@@ -10,6 +10,7 @@
 
 mod bpe;
 mod bytes;
+pub mod convert;
 mod gguf;
 mod hf;
 mod pretokenizers;
