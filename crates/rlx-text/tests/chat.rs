@@ -1,4 +1,4 @@
-//! Chat templates against transformers' recorded renderings, and against hostile ones.
+//! Chat templates against transformers' recorded renderings.
 
 mod common;
 
@@ -94,44 +94,9 @@ fn named_templates_and_special_tokens_of_the_config() {
     let over = Map::from_iter([("bos_token".to_owned(), Value::from("B"))]);
     assert_eq!(template.render(&[], None, false, &over).expect("renders"), "Bplain</s>False");
     assert!(ChatTemplate::from_tokenizer_config(&json!({})).expect("sound").is_none());
-    for bad in
-        [json!(7), json!([{"name": "a"}]), json!([{"name": "a", "template": "x"}, {"name": "a", "template": "y"}]), json!("{% if %}")]
-    {
+    for bad in [json!(7), json!([{"name": "a"}]), json!("{% if %}")] {
         assert!(ChatTemplate::from_tokenizer_config(&json!({"chat_template": bad})).is_err());
     }
-}
-
-#[test]
-fn hostile_templates_end_in_an_error() {
-    let cases = [
-        ("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}", "steps"),
-        ("{{ range(1000000000) }}", "range"),
-        ("{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", "recursion"),
-        ("{% for a in range(1000) %}{{ 'x' * 1000000 }}{% endfor %}", "output in bytes"),
-        ("{{ 'x' * 1000000000000 }}", ""),
-        ("{% include 'other' %}", "other"),
-        ("{% import '/etc/passwd' as p %}", "passwd"),
-        ("{{ messages.__class__.__mro__ }}", "undefined"),
-        ("{{ ''.__class__.__mro__ }}", "undefined"),
-        ("{{ 1 | nonsense }}", "nonsense"),
-        ("{{ nonsense(1) }}", "nonsense"),
-        ("{{ raise_exception('my own words') }}", "my own words"),
-        ("{{ undefined_thing | tojson }}", "undefined"),
-        ("{{ 1 | tojson(indent=1000000000) }}", "1000000000"),
-        ("{{ 1 | tojson(colour=1) }}", "colour"),
-        ("{{ messages[7].content }}", "undefined"),
-        ("x\n{{ 1 + }}", "line 2"),
-        ("{% generation %}x", ""),
-    ];
-    for (source, part) in cases {
-        let started = std::time::Instant::now();
-        let message = render(source).expect_err(source).to_string();
-        assert!(message.contains(part), "{source}: {message}");
-        assert!(started.elapsed().as_secs() < 20, "{source} took {:?}", started.elapsed());
-    }
-    let deep = format!("{}1{}", "(".repeat(100_000), ")".repeat(100_000));
-    assert!(render(&format!("{{{{ {deep} }}}}")).is_err());
-    assert!(matches!(render("{{ raise_exception('no') }}"), Err(TextError::Refused { reason }) if reason == "no"));
 }
 
 #[test]
@@ -144,4 +109,90 @@ fn odd_conversations_reach_the_template_unchanged() {
     assert_eq!((messages[0].role(), messages[0].text(), Message::user("x").text()), ("assistant", None, Some("x")));
     let made = [Message::system("a"), Message::assistant("b"), Message::tool("c")].map(|m| m.role().to_owned());
     assert_eq!(made, ["system", "assistant", "tool"]);
+}
+
+#[test]
+fn constructs_of_released_templates() {
+    let cases = [
+        // Slices with every bound, in the middle of a chain.
+        ("{{ 'abcdef'[1:].upper()[::-1] }} {{ [1, 2, 3][:-1][0] }} {{ ['a', 'b'][1] }} {{ {'k': 'v'}['k'] }}", "FEDCB 1 b v"),
+        ("{{ messages[1:] | length }} {{ (messages + messages)[-1:][0].role }}", "0 user"),
+        // Mappings, lists and tests as Python has them.
+        (
+            "{{ none is iterable }} {{ nobody is iterable }} {{ {} is sequence }} {{ 'x' is sequence }} {{ none is sequence }}",
+            "False True True True False",
+        ),
+        ("{% for k, v in {'items': 1}.items() %}{{ k }}={{ v }}{% endfor %}", "items=1"),
+        ("{{ {'a': 1}.get('b', 2) }} {{ {'a': 1} | items | list }} {{ 'a' in {'a': 1} }}", "2 [('a', 1)] True"),
+        ("{% set ns = namespace(n=0) %}{% for i in [3, 4] %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", "7"),
+        ("{% for m in [1, 1, 2] %}{{ loop.previtem is defined and loop.previtem == m }} {% endfor %}", "False True False "),
+        ("{{ [1, 2, 3] | select('gt', 1) | map('string') | join('-') }}", "2-3"),
+        ("{% macro m(a, b='x' * 2) %}{{ a ~ b }}{% endmacro %}{{ m(1) }} {{ m(b=3, a=2) }}", "1xx 23"),
+        ("{% macro w() %}[{{ caller('c') }}]{% endmacro %}{% call(x) w() %}{{ x * 2 }}{% endcall %}", "[cc]"),
+        // Strings.
+        (
+            "{{ 'a.b.c'.rsplit('.', 1) | list }} {{ 'a=b=c'.partition('=') | list }} {{ 'xa'.removeprefix('x') }}",
+            "['a.b', 'c'] ['a', '=', 'b=c'] a",
+        ),
+        (
+            "{{ '7'.zfill(3) }}{{ '-7'.zfill(4) }} {{ 'ab'.center(5, '*') }} {{ 'ab'.ljust(4, '.') }}{{ 'ab'.rjust(3) }}",
+            "007-007 **ab* ab.. ab",
+        ),
+        ("{{ 'a b  c'.split() | length }} {{ 'abc'.index('c') }} {{ 'aXb'.swapcase() }} {{ '\n x\t'.strip() }}", "3 2 AxB x"),
+        ("{{ 'a' 'b' }} {{ 'x' * 2 * 2 }} {{ 7 * -1 }} {{ 2 ** 3 * 2 }}", "ab xxxx -7 16"),
+        (
+            "{{ 'line\nline' | indent(2, true) }}|{{ 'a' | indent }}|{{ '%s-%s' | format(1, 'b') }}|{{ '{} {x}'.format(1, x=2) }}",
+            "  line\n  line|a|1-b|1 2",
+        ),
+        // White space around literal text of any length.
+        (
+            "a\n    {%- if true %}\n    a long line of literal text that is far longer than what is free of charge   \n    {%- endif %}\nb",
+            "a    a long line of literal text that is far longer than what is free of chargeb",
+        ),
+        (
+            "{% raw %}{{ kept }}{% endraw -%}\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\nx",
+            "{{ kept }}x",
+        ),
+    ];
+    for (source, expected) in cases {
+        assert_eq!(render(source).expect(source), expected, "{source}");
+    }
+}
+
+#[test]
+fn reasoning_is_seen_under_every_name() {
+    let show = ChatTemplate::new("{{ messages[0].reasoning_content }}/{{ messages[0].thinking }}").expect("parses");
+    for key in ["reasoning_content", "thinking", "reasoning"] {
+        let message = Message::assistant("a").with(key, "why");
+        assert_eq!(show.render(&[message], None, false, &Map::new()).expect("renders"), "why/why");
+    }
+}
+
+#[test]
+fn templates_of_a_directory_in_their_order() {
+    let dir = std::env::temp_dir().join(format!("rlx-chat-templates-{}", std::process::id()));
+    std::fs::create_dir_all(dir.join("additional_chat_templates")).expect("a directory");
+    let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).expect("written");
+    let config = json!({"bos_token": "<s>", "chat_template": "{{ bos_token }}config"});
+    let shown = |tools: Option<&Value>| {
+        let template = ChatTemplate::from_dir(&dir, Some(&config)).expect("sound").expect("there");
+        template.render(&[], tools, false, &Map::new()).expect("renders")
+    };
+    assert!(ChatTemplate::from_dir(&dir, None).expect("sound").is_none());
+    assert_eq!(shown(None), "<s>config");
+    write("chat_template.json", r#"{"chat_template": "{{ bos_token }}json"}"#);
+    assert_eq!(shown(None), "<s>json");
+    write("chat_template.jinja", "{{ bos_token }}jinja\n");
+    assert_eq!(shown(None), "<s>jinja");
+    write("additional_chat_templates/tool_use.jinja", "{{ bos_token }}tools");
+    assert_eq!((shown(None), shown(Some(&json!([])))), ("<s>jinja".into(), "<s>tools".into()));
+    let template = ChatTemplate::from_dir(&dir, Some(&config)).expect("sound").expect("there");
+    assert_eq!(template.names().collect::<Vec<_>>(), ["default", "tool_use"]);
+    let chosen = template.choose("tool_use").expect("there");
+    assert_eq!(chosen.render(&[], None, false, &Map::new()).expect("renders"), "<s>tools");
+    assert!(chosen.choose("rag").expect_err("not there").to_string().contains("default, tool_use"));
+    let file = ChatTemplate::from_file(&dir.join("chat_template.json")).expect("sound");
+    assert_eq!(file.render(&[], None, false, &Map::new()).expect("renders"), "json");
+    assert!(ChatTemplate::from_file(&dir.join("nothing.jinja")).is_err());
+    std::fs::remove_dir_all(&dir).expect("removed");
 }

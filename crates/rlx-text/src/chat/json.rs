@@ -3,8 +3,10 @@
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
+use super::budget::charge;
+
 /// Deeper values are refused.
-const MAX_DEPTH: usize = 200;
+pub(super) const MAX_DEPTH: usize = 200;
 /// Wider indentation is refused.
 const MAX_INDENT: usize = 64;
 
@@ -70,6 +72,8 @@ impl Writer {
         if depth > MAX_DEPTH {
             return Err(invalid(format!("the value is nested deeper than {MAX_DEPTH}")));
         }
+        // Values may share parts, so that what is written can be far larger than what is held.
+        charge(value.as_str().map_or(8, |t| t.len() as u64 + 2))?;
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -100,29 +104,33 @@ impl Writer {
         let empty = items.is_empty();
         for (n, (key, value)) in items.into_iter().enumerate() {
             if n > 0 {
+                charge(self.item.len() as u64)?;
                 self.out.push_str(&self.item);
             }
-            self.line(depth + 1);
+            self.line(depth + 1)?;
             if let Some(key) = key {
                 self.string(&key);
+                charge((self.key.len() + key.len()) as u64)?;
                 self.out.push_str(&self.key);
             }
             self.value(&value, depth + 1)?;
         }
         if !empty {
-            self.line(depth);
+            self.line(depth)?;
         }
         self.out.push(close);
         Ok(())
     }
 
-    fn line(&mut self, depth: usize) {
+    fn line(&mut self, depth: usize) -> Result<(), Error> {
         if let Some(indent) = &self.indent {
+            charge((indent.len() * depth) as u64 + 1)?;
             self.out.push('\n');
             for _ in 0..depth {
                 self.out.push_str(indent);
             }
         }
+        Ok(())
     }
 
     fn string(&mut self, text: &str) {
@@ -146,6 +154,20 @@ impl Writer {
         }
         self.out.push('"');
     }
+}
+
+/// Bytes of a JSON value, roughly as text; `None` when it is nested too deep.
+pub(super) fn size(value: &serde_json::Value, depth: usize) -> Option<usize> {
+    use serde_json::Value as Json;
+    if depth > MAX_DEPTH {
+        return None;
+    }
+    Some(match value {
+        Json::Null | Json::Bool(_) | Json::Number(_) => 8,
+        Json::String(s) => s.len() + 2,
+        Json::Array(list) => list.iter().try_fold(2, |n, v| Some(n + size(v, depth + 1)? + 1))?,
+        Json::Object(map) => map.iter().try_fold(2, |n, (k, v)| Some(n + k.len() + 4 + size(v, depth + 1)?))?,
+    })
 }
 
 fn key(k: &Value) -> Result<String, Error> {

@@ -1,32 +1,39 @@
 //! Messages → prompt text, by the checkpoint's Jinja template, as transformers' `apply_chat_template` does.
 //!
-//! Templates are files from strangers: each rendering is bounded in steps, recursion and output bytes, and
+//! Templates are files from strangers: each rendering is bounded in steps, recursion and bytes handled, and
 //! nothing outside the given values is reachable (no files, no imports, no attributes of the host).
 //! `strftime_now` is in UTC; Python's is in local time.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod budget;
+mod expression;
 mod json;
-mod prepare;
+mod python;
+mod rewrite;
+mod source;
 mod time;
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+pub use source::NamedSources;
+
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind};
+use minijinja::value::Rest;
+use minijinja::{Environment, Error, ErrorKind, State};
 use serde_json::{Map, Value};
 
 use crate::{Result, TextError};
 
-/// Interpreter steps of one rendering; a long conversation needs some hundred per message.
-const MAX_STEPS: u64 = 20_000_000;
+/// Interpreter steps of any rendering, and for each byte of the conversation: templates take some hundred steps
+/// per message, a few look at all messages for each.
+const BASE_STEPS: u64 = 2_000_000;
+const STEPS_PER_BYTE: u64 = 256;
+const MAX_STEPS: u64 = 500_000_000;
 /// Nesting of macros, loops and blocks.
 const MAX_RECURSION: usize = 200;
-/// Bytes of one rendering.
-const MAX_OUTPUT: u64 = 64 << 20;
 /// Bytes of a template's source.
-const MAX_SOURCE: usize = 4 << 20;
+const MAX_SOURCE: usize = 512 << 10;
 
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
@@ -81,11 +88,21 @@ impl Message {
     }
 }
 
-/// A compiled chat template.
+/// One template of a checkpoint.
+#[derive(Debug)]
+struct Named {
+    name: String,
+    source: String,
+    /// The engine with this template alone: templates cannot reach each other.
+    env: Environment<'static>,
+}
+
+/// A compiled chat template, or several under names.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    env: Environment<'static>,
-    names: Vec<String>,
+    templates: Vec<Named>,
+    /// The name to render, where the caller chose one.
+    chosen: Option<String>,
     /// `bos_token` and the like.
     tokens: Map<String, Value>,
     /// Seconds since 1970, or `i64::MIN` for the system's clock.
@@ -101,49 +118,29 @@ impl ChatTemplate {
         Self::named([(DEFAULT.to_owned(), source)])
     }
 
-    /// From a parsed `tokenizer_config.json`: its `chat_template` (text, or a list of named ones) and the
-    /// special tokens that templates refer to.  `None` when there is no template.
+    /// Compiles templates under names; `default` is rendered, `tool_use` in its place when there are tools.
     ///
     /// # Errors
-    /// The entry has another shape or does not parse.
-    pub fn from_tokenizer_config(config: &Value) -> Result<Option<Self>> {
-        let shape = |reason: String| TextError::json("tokenizer_config.json, chat_template", reason);
-        let mut template = match config.get("chat_template") {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::String(source)) => Self::new(source)?,
-            Some(Value::Array(list)) => {
-                let entry = |e: &Value| Some((e.get("name")?.as_str()?.to_owned(), e.get("template")?.as_str()?.to_owned()));
-                let parsed: Option<Vec<_>> = list.iter().map(entry).collect();
-                let parsed = parsed.ok_or_else(|| shape("an entry of the list lacks `name` or `template`".into()))?;
-                Self::named(parsed.iter().map(|(name, source)| (name.clone(), source.as_str())))?
-            }
-            Some(_) => return Err(shape("expected a text or a list of {name, template}".into())),
-        };
-        for key in ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] {
-            let entry = config.get(key);
-            if let Some(text) = entry.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str())) {
-                template.tokens.insert(key.into(), text.into());
-            }
-        }
-        Ok(Some(template))
-    }
-
-    fn named<'s>(sources: impl IntoIterator<Item = (String, &'s str)>) -> Result<Self> {
+    /// One does not parse, or two have one name.
+    pub fn named<'s>(sources: impl IntoIterator<Item = (String, &'s str)>) -> Result<Self> {
         let clock = Arc::new(AtomicI64::new(i64::MIN));
-        let mut env = environment(&clock)?;
-        let mut names = Vec::new();
+        let base = environment(&clock)?;
+        let mut templates: Vec<Named> = Vec::new();
         for (name, source) in sources {
             let wrong = |reason: String| TextError::Template { line: None, reason };
             if source.len() > MAX_SOURCE {
                 return Err(wrong(format!("`{name}` has {} bytes, expected at most {MAX_SOURCE}", source.len())));
             }
-            if names.contains(&name) {
+            if templates.iter().any(|t| t.name == name) {
                 return Err(wrong(format!("two templates are named `{name}`, expected one")));
             }
-            env.add_template_owned(name.clone(), prepare::generation_tags(source)).map_err(|e| explain(&e))?;
-            names.push(name);
+            let mut env = base.clone();
+            let charged = rewrite::charged(source).map_err(wrong)?;
+            rewrite::countable(&charged).map_err(wrong)?;
+            env.add_template_owned(name.clone(), charged).map_err(|e| explain(&e))?;
+            templates.push(Named { name, source: source.to_owned(), env });
         }
-        Ok(Self { env, names, tokens: Map::new(), clock })
+        Ok(Self { templates, chosen: None, tokens: Map::new(), clock })
     }
 
     /// Sets a variable for every rendering, such as `bos_token` read from elsewhere.
@@ -160,6 +157,33 @@ impl ChatTemplate {
         self
     }
 
+    /// Renders the template of this name from now on, with tools or without.
+    ///
+    /// # Errors
+    /// There is none of this name; those that are there are listed.
+    pub fn choose(mut self, name: &str) -> Result<Self> {
+        if !self.names().any(|n| n == name) {
+            let names: Vec<&str> = self.names().collect();
+            let reason = format!("none is named `{name}`, there are [{}]", names.join(", "));
+            return Err(TextError::Template { line: None, reason });
+        }
+        self.chosen = Some(name.to_owned());
+        Ok(self)
+    }
+
+    /// The names of the templates.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.templates.iter().map(|t| t.name.as_str())
+    }
+
+    /// The text of the template that is rendered with tools, or without.
+    ///
+    /// # Errors
+    /// There are several and none is the default.
+    pub fn source(&self, with_tools: bool) -> Result<&str> {
+        self.pick(with_tools).map(|t| t.source.as_str())
+    }
+
     /// The prompt for `messages`.  `tools` is a JSON list of tool definitions; `variables` (`enable_thinking`,
     /// `bos_token`, …) are seen by the template beside `messages`, `tools`, `documents` and
     /// `add_generation_prompt`.  Of several named templates, `tool_use` serves calls with tools.
@@ -173,38 +197,52 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         variables: &Map<String, Value>,
     ) -> Result<String> {
-        let name = self.pick(tools.is_some())?;
+        let template = self.pick(tools.is_some())?;
         let mut context = self.tokens.clone();
         context.insert("documents".into(), Value::Null);
         context.extend(variables.clone());
-        let messages = messages.iter().map(|m| Value::Object(m.0.clone())).collect();
-        context.insert("messages".into(), Value::Array(messages));
+        context.insert("messages".into(), Value::Array(messages.iter().map(with_reasoning).collect()));
         context.insert("tools".into(), tools.cloned().unwrap_or(Value::Null));
         context.insert("add_generation_prompt".into(), add_generation_prompt.into());
-        let context = to_engine(&Value::Object(context));
+        let context = Value::Object(context);
+        let input = json::size(&context, 0).ok_or_else(|| {
+            let reason = format!("messages, tools or variables are nested deeper than {}", json::MAX_DEPTH);
+            TextError::Template { line: None, reason }
+        })?;
 
-        let mut out = Bounded { bytes: Vec::new(), overflow: false };
-        let template = self.env.get_template(name).map_err(|e| explain(&e))?;
-        let rendered = template.render_captured_to(context, &mut out).map(|_| ());
-        if out.overflow {
-            return Err(TextError::TemplateBound { what: "output in bytes", bound: MAX_OUTPUT });
-        }
-        rendered.map_err(|e| explain(&e))?;
-        String::from_utf8(out.bytes).map_err(|e| TextError::Template { line: None, reason: e.to_string() })
+        let steps = (BASE_STEPS + STEPS_PER_BYTE * input as u64).min(MAX_STEPS);
+        let mut env = template.env.clone();
+        env.set_fuel(Some(steps));
+        let _budget = budget::Budget::start(input);
+        let compiled = env.get_template(&template.name).map_err(|e| explain(&e))?;
+        compiled.render(to_engine(&context)).map_err(|e| explain(&e))
     }
 
-    fn pick(&self, with_tools: bool) -> Result<&str> {
-        let has = |name: &str| self.names.iter().any(|n| n == name);
-        match self.names.as_slice() {
-            _ if with_tools && has(TOOL_USE) => Ok(TOOL_USE),
-            _ if has(DEFAULT) => Ok(DEFAULT),
-            [only] => Ok(only),
-            names => {
-                let reason = format!("the checkpoint names [{}], expected `{DEFAULT}` among them", names.join(", "));
+    fn pick(&self, with_tools: bool) -> Result<&Named> {
+        let find = |name: &str| self.templates.iter().find(|t| t.name == name);
+        if let Some(chosen) = self.chosen.as_deref().and_then(find) {
+            return Ok(chosen);
+        }
+        let found = if with_tools { find(TOOL_USE) } else { None };
+        match (found.or_else(|| find(DEFAULT)), self.templates.as_slice()) {
+            (Some(t), _) | (None, [t]) => Ok(t),
+            (None, _) => {
+                let names: Vec<&str> = self.names().collect();
+                let reason = format!("the checkpoint names [{}], expected `{DEFAULT}` among them; choose one by name", names.join(", "));
                 Err(TextError::Template { line: None, reason })
             }
         }
     }
+}
+
+/// The message with its reasoning under every name that templates read, as transformers passes it.
+fn with_reasoning(message: &Message) -> Value {
+    let found = ["reasoning_content", "thinking", "reasoning"].into_iter().find_map(|key| message.0.get(key).filter(|v| !v.is_null()));
+    let Some(reasoning) = found else { return Value::Object(message.0.clone()) };
+    let mut fields = Map::from_iter([("thinking".to_owned(), reasoning.clone())]);
+    fields.extend(message.0.clone());
+    fields.insert("reasoning_content".into(), reasoning.clone());
+    Value::Object(fields)
 }
 
 /// A JSON value as the engine's, objects in their order.
@@ -233,10 +271,27 @@ fn environment(clock: &Arc<AtomicI64>) -> Result<Environment<'static>> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     env.set_syntax(syntax.map_err(|e| explain(&e))?);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_fuel(Some(MAX_STEPS));
     env.set_recursion_limit(MAX_RECURSION);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(python::method);
     env.add_filter("tojson", json::tojson);
+    env.add_filter("join", python::join_filter);
+    env.add_filter("replace", python::replace_filter);
+    env.add_filter("string", python::string_filter);
+    env.add_filter("indent", python::indent_filter);
+    // The engine's own, under names that no template can write.
+    env.add_filter("batch!", minijinja::filters::batch);
+    env.add_filter("slice!", minijinja::filters::slice);
+    env.add_filter("format!", minijinja::filters::format);
+    env.add_filter("batch", |state: &mut State, args: Rest<minijinja::Value>| python::counted(state, "batch!", &args));
+    env.add_filter("slice", |state: &mut State, args: Rest<minijinja::Value>| python::counted(state, "slice!", &args));
+    env.add_filter("format", |state: &mut State, args: Rest<minijinja::Value>| python::formatted(state, "format!", &args));
+    env.add_test("iterable", python::is_iterable);
+    env.add_test("sequence", python::is_sequence);
+    // Not Jinja's, and ways to build values of any size.
+    for name in ["zip", "chain", "pprint"] {
+        env.remove_filter(name);
+    }
+    budget::install(&mut env);
     env.add_function("raise_exception", |reason: String| -> Result<minijinja::Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raised by the template").with_source(Raised(reason)))
     });
@@ -260,6 +315,9 @@ fn explain(error: &Error) -> TextError {
         if let Some(Raised(words)) = e.downcast_ref() {
             return TextError::Refused { reason: words.clone() };
         }
+        if e.is::<budget::Spent>() {
+            return TextError::TemplateBound { what: "text in bytes", bound: budget::Budget::bound() };
+        }
         if let Some(e) = e.downcast_ref::<Error>() {
             if e.kind() == ErrorKind::OutOfFuel {
                 return TextError::TemplateBound { what: "work in steps", bound: MAX_STEPS };
@@ -273,25 +331,4 @@ fn explain(error: &Error) -> TextError {
         cause = e.source();
     }
     TextError::Template { line, reason }
-}
-
-/// Collects output up to [`MAX_OUTPUT`].
-struct Bounded {
-    bytes: Vec<u8>,
-    overflow: bool,
-}
-
-impl io::Write for Bounded {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        if (self.bytes.len() + data.len()) as u64 > MAX_OUTPUT {
-            self.overflow = true;
-            return Err(io::Error::other("the rendering is too long"));
-        }
-        self.bytes.extend_from_slice(data);
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

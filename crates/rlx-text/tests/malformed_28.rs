@@ -1,0 +1,326 @@
+//! Hostile chat templates and odd conversations: each ends in an error, within a second and a bound on memory, and
+//! has a near-identical twin that renders.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use rlx_text::{ChatTemplate, Message, TextError};
+use serde_json::{Map, Value, json};
+
+/// Bytes held by this thread, and the most of them since the last reset.
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(bytes: isize) {
+    // Thread-locals are gone while a thread ends.
+    let _ = HELD.try_with(|held| {
+        held.set(held.get() + bytes);
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
+    });
+}
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What a small conversation may take at most.
+const MEMORY: isize = 160 << 20;
+/// A second on a machine that has nothing else to do.
+const TIME: Duration = Duration::from_secs(8);
+
+fn messages() -> Vec<Message> {
+    vec![Message::user("hi").with("n", 7)]
+}
+
+fn render(source: &str, messages: &[Message]) -> Result<String, TextError> {
+    let held = HELD.get();
+    PEAK.set(held);
+    let started = Instant::now();
+    let done = ChatTemplate::new(source).and_then(|t| t.render(messages, None, true, &Map::new()));
+    let shown: String = source.chars().take(200).collect();
+    assert!(PEAK.get() - held < MEMORY, "{shown}: {} MiB", (PEAK.get() - held) >> 20);
+    assert!(started.elapsed() < TIME, "{shown}: {:?}", started.elapsed());
+    done
+}
+
+/// `bad` fails with a message that has `part`; `good` renders `text`.
+fn twins(bad: &str, part: &str, good: &str, text: &str) {
+    let message = render(bad, &messages()).expect_err(bad).to_string();
+    assert!(message.contains(part), "{bad}: {message}");
+    assert_eq!(render(good, &messages()).expect(good), text, "{good}");
+}
+
+#[test]
+fn chat_template_28_endless_loops() {
+    let nested = "{% for a in range(N) %}{% for b in range(N) %}{% endfor %}{% endfor %}.";
+    twins(&nested.replace('N', "100000"), "steps", &nested.replace('N', "10"), ".");
+    twins("{{ range(1000000000) | length }}", "range", "{{ range(1000) | length }}", "1000");
+    twins("{{ range(0, 1000000000) | list }}", "range", "{{ range(0, 3) | list }}", "[0, 1, 2]");
+    twins("{% for x in 'abc' * 100000000 %}{% endfor %}", "bytes", "{% for x in 'abc' * 2 %}{{ x }}{% endfor %}", "abcabc");
+}
+
+#[test]
+fn chat_template_28_recursion_through_macros() {
+    twins(
+        "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
+        "recursion",
+        "{% macro m(n) %}{{ n }}{{ m(n - 1) if n else '' }}{% endmacro %}{{ m(3) }}",
+        "3210",
+    );
+    let deep = |n: usize| format!("{{{{ {}1{} }}}}", "(".repeat(n), ")".repeat(n));
+    twins(&deep(100_000), "deeper", &deep(20), "1");
+    let unary = |n: usize| format!("{{{{ {}true }}}}", "not ".repeat(n));
+    assert!(render(&unary(100_000), &messages()).is_err());
+    assert_eq!(render(&unary(4), &messages()).expect("renders"), "True");
+}
+
+#[test]
+fn chat_template_28_includes_and_imports() {
+    for bad in ["{% include 'tool_use' %}", "{% import '/etc/passwd' as p %}", "{% from 'x' import y %}", "{% extends 'default' %}"] {
+        let named = [("default".to_owned(), bad), ("tool_use".to_owned(), "T")];
+        let template = ChatTemplate::named(named).expect("parses");
+        assert!(template.render(&messages(), None, true, &Map::new()).is_err(), "{bad}");
+        assert_eq!(template.render(&messages(), Some(&json!([])), true, &Map::new()).expect("renders"), "T");
+    }
+}
+
+#[test]
+fn chat_template_28_walks_to_the_host() {
+    for bad in [
+        "{{ messages.__class__.__mro__ }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages[0].__init__.__globals__['os'] }}",
+        "{{ self.__init__ }}{{ namespace.__init__.__globals__ }}",
+        "{{ (messages | attr('__class__')).__base__ }}",
+        "{{ cycler.__init__ }}",
+    ] {
+        assert!(render(bad, &messages()).is_err(), "{bad}");
+    }
+    assert_eq!(render("{{ messages[0]['__class__'] is defined }}", &messages()).expect("renders"), "False");
+}
+
+#[test]
+fn chat_template_28_doubling_text() {
+    let grow = |step: &str| {
+        format!("{{% set ns = namespace(x='ab') %}}{{% for i in range(N) %}}{{% set ns.x = {step} %}}{{% endfor %}}{{{{ ns.x | length }}}}")
+    };
+    for (step, size) in [
+        ("ns.x ~ ns.x", "16"),
+        ("ns.x + ns.x", "16"),
+        ("ns.x * 2", "16"),
+        ("2 * ns.x", "16"),
+        ("[ns.x, ns.x] | join", "16"),
+        ("''.join([ns.x, ns.x])", "16"),
+        ("ns.x.replace('b', 'bab')", "16"),
+        ("ns.x | replace('b', 'bab')", "16"),
+        ("ns.x ~ ns.x[:]", "16"),
+        ("(ns.x | upper) ~ (ns.x | upper)", "16"),
+        ("ns.x.ljust((ns.x | length) * 2)", "16"),
+        ("ns.x.center((ns.x | length) * 2)", "16"),
+        ("ns.x.zfill((ns.x | length) * 2)", "16"),
+    ] {
+        let source = grow(step);
+        twins(&source.replace('N', "60"), "text in bytes", &source.replace('N', "3"), size);
+    }
+    // Without a loop: statement after statement, or in one expression.
+    let lines = |n: usize| format!("{{% set x = 'ab' %}}{}{{{{ x | length }}}}", "{% set x = x ~ x %}".repeat(n));
+    twins(&lines(60), "text in bytes", &lines(3), "16");
+    twins("{{ 'x' * 10000 * 10000 * 10000 }}", "text in bytes", "{{ 'x' * 2 * 2 * 2 }}", "xxxxxxxx");
+    twins("{{ ('x' * 10000) * (10000 * 10000) }}", "text in bytes", "{{ ('x' * 2) * (2 * 2) }}", "xxxxxxxx");
+    twins("{{ 100000000 * 'x' }}", "text in bytes", "{{ 2 * 3 * 4 }}", "24");
+    let macros = "{% macro m(x, n) %}{% if n %}{{ m(x ~ x, n - 1) }}{% else %}{{ x | length }}{% endif %}{% endmacro %}";
+    twins(&format!("{macros}{{{{ m('ab', 60) }}}}"), "text in bytes", &format!("{macros}{{{{ m('ab', 3) }}}}"), "16");
+    let with =
+        |n: usize| format!("{{% set x = 'ab' %}}{}{{{{ x | length }}}}{}", "{% with x = x ~ x %}".repeat(n), "{% endwith %}".repeat(n));
+    twins(&with(60), "text in bytes", &with(3), "16");
+}
+
+#[test]
+fn chat_template_28_doubling_lists() {
+    let grow = |step: &str, n: usize| {
+        format!(
+            "{{% set ns = namespace(x=[1]) %}}{{% for i in range({n}) %}}{{% set ns.x = {step} %}}{{% endfor %}}{{{{ ns.x | string | length }}}}"
+        )
+    };
+    for step in ["ns.x + ns.x", "[ns.x, ns.x]", "{'a': ns.x, 'b': ns.x}", "ns.x * 2", "(ns.x | list) + (ns.x | list)", "(ns.x, ns.x)"] {
+        assert!(render(&grow(step, 60), &messages()).is_err(), "{step}");
+        assert!(render(&grow(step, 3), &messages()).is_ok(), "{step}");
+    }
+    twins("{{ [1] * 100000000 }}", "bytes", "{{ [1] * 3 }}", "[1, 1, 1]");
+    twins("{{ [1, 2] | batch(100000000, 0) | list | length }}", "", "{{ [1, 2] | batch(1, 0) | list | length }}", "2");
+    twins("{{ [1] | slice(100000000) | list | length }}", "", "{{ [1] | slice(1) | list | length }}", "1");
+}
+
+#[test]
+fn chat_template_28_values_that_contain_themselves() {
+    for bad in [
+        "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}",
+        "{% set ns = namespace() %}{% set ns.a = [ns] %}{{ ns | tojson }}",
+        "{% set ns = namespace() %}{% set l = [ns] %}{% set ns.a = l %}{{ ns.a == ns.a }}",
+        "{% set ns = namespace() %}{% set m = namespace(n=ns) %}{% set ns.m = m %}{{ ns }}",
+        "{% set ns = namespace() %}{% set d = dict(n=ns) %}{% set ns.m = d %}{{ ns }}",
+    ] {
+        assert!(render(bad, &messages()).is_err(), "{bad}");
+    }
+    assert_eq!(render("{% set ns = namespace() %}{% set ns.a = [1] %}{{ ns.a }}", &messages()).expect("renders"), "[1]");
+}
+
+#[test]
+fn chat_template_28_output_of_a_gigabyte() {
+    let filler = "lorem ipsum ".repeat(100);
+    let body = |n: usize| format!("{{% for i in range({n}) %}}{filler}{{% endfor %}}");
+    assert!(matches!(render(&body(90_000), &messages()), Err(TextError::TemplateBound { .. })));
+    assert_eq!(render(&body(2), &messages()).expect("renders").len(), 2400);
+    // The same, gathered instead of written.
+    let gathered = |n: usize| format!("{{% set x %}}{}{{% endset %}}{{{{ x | length }}}}", body(n));
+    twins(&gathered(90_000), "text in bytes", &gathered(2), "2400");
+    let called = |n: usize| format!("{{% macro m() %}}{}{{% endmacro %}}{{{{ m() | length }}}}", body(n));
+    twins(&called(90_000), "text in bytes", &called(2), "2400");
+    let blank =
+        |n: usize| format!("{{% set x %}}{{% for i in range({n}) %}}a{{{{ i }}}}{}\n{{% endfor %}}{{% endset %}}.", "\n".repeat(1000));
+    twins(&blank(90_000), "text in bytes", &blank(2), ".");
+    let json = "{% for i in range(90000) %}{{ messages | tojson(indent=60) }}{% endfor %}";
+    assert!(render(json, &messages()).is_err());
+    twins("{{ 1 | tojson(indent=1000000000) }}", "1000000000", "{{ [1] | tojson(indent=1) }}", "[\n 1\n]");
+    twins("{{ '%100000000d' | format(1) }}", "", "{{ '%3d' | format(1) }}", "  1");
+    twins("{{ '{:100000000}'.format(1) }}", "", "{{ '{:3}'.format(1) }}", "  1");
+    twins("{{ 'a\nb' | indent(100000000) }}", "bytes", "{{ 'a\nb' | indent(1) }}", "a\n b");
+}
+
+#[test]
+fn chat_template_28_its_own_words() {
+    assert!(matches!(render("{{ raise_exception('no') }}", &messages()), Err(TextError::Refused { reason }) if reason == "no"));
+    twins("{{ raise_exception('my own words') }}", "my own words", "{{ raise_exception('x') if false }}.", ".");
+    twins("{{ 1 | nonsense }}", "nonsense", "{{ 1 | abs }}", "1");
+    twins("{{ nonsense(1) }}", "nonsense", "{{ range(1) | first }}", "0");
+    twins("{{ 1 is nonsense }}", "nonsense", "{{ 1 is odd }}", "True");
+    twins("{{ undefined_thing | tojson }}", "undefined", "{{ none | tojson }}", "null");
+    twins("{{ 1 | tojson(colour=1) }}", "colour", "{{ 1 | tojson(sort_keys=true) }}", "1");
+    twins("x\n{{ 1 + }}", "line 2", "x\n{{ 1 + 1 }}", "x\n2");
+    twins("{% generation %}x", "", "{% generation %}x{% endgeneration %}", "x");
+    twins("{% for x in none %}{% endfor %}", "none", "{% for x in nobody %}{% endfor %}.", ".");
+}
+
+#[test]
+fn chat_template_28_two_templates_of_one_name() {
+    let list = |second: &str| json!({"chat_template": [{"name": "default", "template": "a"}, {"name": second, "template": "b"}]});
+    let wrong = ChatTemplate::from_tokenizer_config(&list("default")).expect_err("twice").to_string();
+    assert!(wrong.contains("`default`"), "{wrong}");
+    assert_eq!(ChatTemplate::from_tokenizer_config(&list("rag")).expect("sound").expect("there").names().count(), 2);
+}
+
+#[test]
+fn chat_template_28_odd_conversations() {
+    let plain = "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}";
+    assert_eq!(render(plain, &[]).expect("renders"), "");
+    let first = "{{ messages[0]['role'] }}";
+    assert!(render(first, &[]).expect_err("no message").to_string().contains("undefined"));
+    assert_eq!(render(first, &messages()).expect("renders"), "user");
+    assert_eq!(render("{{ messages[::-1] | length }}{{ ''[::-1] }}", &[]).expect("renders"), "0");
+    let null: Message = serde_json::from_value(json!({"role": "user", "content": null})).expect("a message");
+    assert_eq!(render("{{ messages[0].content is none }}", std::slice::from_ref(&null)).expect("renders"), "True");
+    assert!(render("{{ 'x' + messages[0].content }}", &[null]).is_err());
+    let part: Message = serde_json::from_value(json!({"role": "user", "content": [{"type": "mystery"}]})).expect("a message");
+    let parts =
+        "{% for p in messages[0].content %}{{ p.text if p.type == 'text' else raise_exception('cannot show ' ~ p.type) }}{% endfor %}";
+    assert!(render(parts, &[part]).expect_err("a mystery").to_string().contains("cannot show mystery"));
+    let text: Message = serde_json::from_value(json!({"role": "user", "content": [{"type": "text", "text": "t"}]})).expect("a message");
+    assert_eq!(render(parts, &[text]).expect("renders"), "t");
+}
+
+#[test]
+fn chat_template_28_tool_schema_that_refers_to_itself() {
+    let node = json!({"$ref": "#/$defs/node", "$defs": {"node": {"properties": {"next": {"$ref": "#/$defs/node"}}}}});
+    let tools = json!([{"type": "function", "function": {"name": "walk", "parameters": node}}]);
+    let template = ChatTemplate::new("{% for t in tools %}{{ t | tojson }}{% endfor %}").expect("parses");
+    assert_eq!(template.render(&[], Some(&tools), false, &Map::new()).expect("renders").matches("$ref").count(), 2);
+    // Without references nothing repeats, but it can be deep.
+    let deep = |n: usize| (0..n).fold(json!({}), |inner, _| json!({ "properties": { "x": inner } }));
+    let wrong = template.render(&[], Some(&json!([deep(5000)])), false, &Map::new()).expect_err("deep").to_string();
+    assert!(wrong.contains("deeper"), "{wrong}");
+    assert!(template.render(&[], Some(&json!([deep(20)])), false, &Map::new()).is_ok());
+}
+
+#[test]
+fn chat_template_28_slow_searches_in_long_text() {
+    let source = "{% set t = messages[0].content %}{% for i in range(N) %}{% if 'needle' in t %}{% endif %}{% endfor %}.";
+    let long = [Message::user("hay ".repeat(100_000))];
+    assert!(render(&source.replace('N', "90000"), &long).is_err());
+    assert_eq!(render(&source.replace('N', "9"), &long).expect("renders"), ".");
+}
+
+#[test]
+fn a_long_conversation_is_within_the_bounds() {
+    let turns: Vec<Message> = (0..600)
+        .map(|n| if n % 2 == 0 { Message::user("question ".repeat(20)) } else { Message::assistant("answer ".repeat(20)) })
+        .collect();
+    let source = "{% set ns = namespace(all='') %}{% for m in messages %}{% set ns.all = ns.all ~ m.role ~ m.content %}\
+        {% for n in messages %}{% if n.role == 'tool' %}{% endif %}{% endfor %}{% endfor %}{{ ns.all | length }}";
+    let started = Instant::now();
+    let text = ChatTemplate::new(source).expect("parses").render(&turns, None, true, &Map::new()).expect("renders");
+    assert_eq!(text, (300 * (4 + 180) + 300 * (9 + 140)).to_string(), "{:?}", started.elapsed());
+    let tools: Value = json!([]);
+    assert!(ChatTemplate::new("{{ tools | length }}").expect("parses").render(&turns, Some(&tools), true, &Map::new()).is_ok());
+}
+
+#[test]
+fn chat_template_28_chains_as_long_as_the_source() {
+    let chains: &[(&str, &str, &str)] = &[
+        ("{{ 1", " + 1", " }}"),
+        ("{{ 'a'", " ~ 'a'", " }}"),
+        ("{{ 1", " and 1", " }}"),
+        ("{{ 1", " if 1 else 1", " }}"),
+        ("{{ 1", " ** 1", " }}"),
+        ("{{ 1", " == 1", " }}"),
+        ("{{ 1", " is odd is odd", " }}"),
+        ("{{ 1", " | abs", " }}"),
+        ("{{ messages", ".a", " }}"),
+        ("{{ messages", "[0]", " }}"),
+        ("{{ messages", "()", " }}"),
+        ("{{ ", "not ", "1 }}"),
+        ("{{ ", "-", "1 }}"),
+        ("{{ ", "- ", "1 }}"),
+        ("{{ ", "[", " }}"),
+        ("{% if 0 %}", "{% elif 0 %}", "{% endif %}"),
+        ("", "{% if 1 %}", ""),
+        ("", "{% for x in messages %}", ""),
+        ("", "{% macro m() %}", ""),
+        ("", "{% set x %}", ""),
+        ("", "{{ 1 }}", ""),
+        ("{% raw %}", "{%", ""),
+        ("", "{{", ""),
+        ("", "{", ""),
+        ("{{ '", "\\", ""),
+        ("{{ f(", "a=1, ", ") }}"),
+        ("{% set ", "a, ", "b = 1 %}"),
+        ("{{ 1", "[:]", " }}"),
+    ];
+    for (start, link, end) in chains {
+        for size in [3 << 10, 16 << 10, 500 << 10] {
+            let long = format!("{start}{}{end}", link.repeat(size / link.len()));
+            let _ = render(&long, &messages());
+            // Broken over lines, where a line may not be longer.
+            let _ = render(&format!("{start}{}{end}", format!("{link}\n").repeat(size / link.len())), &messages());
+        }
+    }
+    let readable = format!("{{{{ 'a'{} }}}}", " ~ 'b'".repeat(100));
+    assert_eq!(render(&readable, &messages()).expect("renders").len(), 101);
+}
