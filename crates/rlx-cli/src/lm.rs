@@ -67,6 +67,7 @@ pub(crate) struct Answerer {
 
 /// Runs the program of `family` on these arguments (without its name); returns the exit code.
 pub fn run(family: &'static dyn LmFamily, program: &str, args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
+    rlx_core::registry::register(family);
     let args = parse(program, args)?;
     let options = args.generate.options()?;
     let notes = Notes::new(args.output.quiet);

@@ -62,12 +62,11 @@ pub enum BackendError {
     },
 }
 
-/// Bytes of a weight that outlive the call that handed them out.
+/// Bytes of a weight that outlive the call that handed them out.  A device that has copied them drops them, and with
+/// them the memory they take.
 pub trait Bytes: Send + Sync {
     /// The bytes.
     fn bytes(&self) -> &[u8];
-    /// Says that the bytes have been copied elsewhere and need not stay in memory.
-    fn release(&self) {}
 }
 
 impl Bytes for Vec<u8> {

@@ -197,7 +197,6 @@ impl Backend for Cpu {
                         progress(at.min(total), total);
                     };
                     let own = self.pack(&m, count, bytes, &step);
-                    data.bytes.release();
                     w.held += packed;
                     Held::Own(own)
                 }
@@ -209,7 +208,6 @@ impl Backend for Cpu {
                 _ => {
                     let mut own = Buffer::zeroed(bytes.len());
                     own.bytes_mut().copy_from_slice(bytes);
-                    data.bytes.release();
                     w.held += want;
                     Held::Own(own)
                 }

@@ -12,6 +12,9 @@ pub enum LmError {
     /// The checkpoint has not the weights of the model.
     #[error(transparent)]
     Names(#[from] rlx_core::names::NamesError),
+    /// The checkpoint is of another family.
+    #[error(transparent)]
+    Family(#[from] rlx_core::registry::FamilyError),
     /// The settings cannot be read.
     #[error(transparent)]
     Config(#[from] rlx_core::config::ConfigError),

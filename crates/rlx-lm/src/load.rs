@@ -6,8 +6,9 @@ use crate::text::Text;
 use crate::{LmError, LmFamily, LmModel, Result};
 use rlx_compile::{Plan, Pool, Profile};
 use rlx_core::config::ConfigSource;
-use rlx_core::names::{HeadCounts, NamedWeights};
-use rlx_core::weights::{Checkpoint, LoadOpts, open};
+use rlx_core::names::HeadCounts;
+use rlx_core::registry;
+use rlx_core::weights::{Access, Checkpoint, LoadOpts, WeightMap, open_with};
 use rlx_flow::LmInputs;
 use rlx_ir::{Bindings, Builder, Graph, Options};
 use rlx_runtime::{Device, Explain, Memory, RuntimeError, Session};
@@ -62,7 +63,7 @@ pub struct LmPlan {
 
 /// Everything known before weights are touched.
 struct Prepared {
-    checkpoint: Checkpoint,
+    weights: WeightMap,
     config: ConfigSource,
     model: Box<dyn LmModel>,
     session: Session,
@@ -181,11 +182,11 @@ impl LmBuilder {
         self
     }
 
-    fn named<'c>(&self, checkpoint: &'c Checkpoint, heads: HeadCounts) -> NamedWeights<'c> {
-        NamedWeights::new(checkpoint, self.family.names(), heads)
+    fn named(&self, checkpoint: &Arc<Checkpoint>, heads: HeadCounts) -> WeightMap {
+        WeightMap::new(Arc::clone(checkpoint), self.family.names(), heads)
     }
 
-    fn graph(&self, model: &dyn LmModel, weights: NamedWeights<'_>, profile: &Profile, path: &Path) -> Result<Graph> {
+    fn graph(&self, model: &dyn LmModel, weights: &WeightMap, profile: &Profile, path: &Path) -> Result<Graph> {
         let options = Options { compute: profile.compute.dtype(), kv: profile.kv.dtype() };
         let types = |name: &str, shape: &[rlx_ir::Dim]| weights.param_type(name, shape).map(|d| if self.packed { d } else { unpacked(d) });
         let b = Builder::with(self.family.name(), options, Box::new(types));
@@ -200,7 +201,8 @@ impl LmBuilder {
 
     fn prepare(&self) -> Result<Prepared> {
         let path = self.weights.as_deref().ok_or(LmError::NoWeights)?;
-        let checkpoint = open(path, &self.load)?;
+        let checkpoint = Arc::new(open_with(self.load.clone().access(Access::Loader), path)?);
+        registry::assert_family(&checkpoint, self.family)?;
         let config = ConfigSource::open(&checkpoint)?;
         let unknown = HeadCounts { query: 1, key_value: 1 };
         let names = self.named(&checkpoint, unknown);
@@ -214,7 +216,7 @@ impl LmBuilder {
             None => resolve_profile(self.family.name(), path, self.precision)?,
         };
         let weights = self.named(&checkpoint, model.heads());
-        let graph = self.graph(&*model, weights, &profile, path)?;
+        let graph = self.graph(&*model, &weights, &profile, path)?;
         let block_tokens = profile.kv_block_tokens;
         let pool = Pool { block_tokens, blocks: self.sequences * max_seq.div_ceil(block_tokens), slots: self.sequences };
         let chunk = if profile.prefill_chunk == 0 { max_seq } else { profile.prefill_chunk.min(max_seq) };
@@ -225,7 +227,7 @@ impl LmBuilder {
         let rows = if self.taps { tokens } else { self.sequences as u64 };
         let dims = Bindings::new().with("T", tokens).with("S", self.sequences as u64).with("R", rows);
         let memory = session.memory(&plan, &pool, &dims)?;
-        Ok(Prepared { config, model, session, plan, explain, pool, max_seq, memory, checkpoint })
+        Ok(Prepared { config, model, session, plan, explain, pool, max_seq, memory, weights })
     }
 
     /// Plans the model without loading any weight.
@@ -243,7 +245,8 @@ impl LmBuilder {
         {
             return Err(RuntimeError::TooLarge { needed: p.memory.total(), limit, memory: Box::new(p.memory) }.into());
         }
-        let source = Source { weights: self.named(&p.checkpoint, p.model.heads()), unpack: !self.packed };
+        let checkpoint = Arc::clone(p.weights.checkpoint());
+        let source = Source { weights: p.weights, unpack: !self.packed };
         let progress = self.progress.clone();
         let tell = move |done, all| {
             if let Some(f) = &progress {
@@ -254,7 +257,7 @@ impl LmBuilder {
         let compiled = p.session.compile(p.plan, weights, p.pool)?;
         let eos = p.config.eos_token_ids()?;
         // Token ids alone are enough to run a model; text is refused later by name when it is missing.
-        let text = Text::open(&p.checkpoint);
+        let text = Text::open(&checkpoint);
         Ok(LmRunner::new(
             p.model,
             p.session,
@@ -266,7 +269,7 @@ impl LmBuilder {
             p.explain,
             p.memory,
             self.stream,
-            p.checkpoint.path().into(),
+            checkpoint.path().into(),
         ))
     }
 }

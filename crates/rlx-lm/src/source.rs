@@ -2,14 +2,13 @@
 
 use rlx_compile::backend::Bytes;
 use rlx_compile::{WeightData, WeightSource};
-use rlx_core::names::NamedWeights;
-use rlx_core::weights::TensorData;
+use rlx_core::weights::{TensorData, WeightMap};
 use rlx_ir::DType;
 use std::sync::Arc;
 
 /// A checkpoint's weights by checkpoint name, optionally with block formats dequantised to f32.
-pub(crate) struct Source<'a> {
-    pub weights: NamedWeights<'a>,
+pub(crate) struct Source {
+    pub weights: WeightMap,
     pub unpack: bool,
 }
 
@@ -24,14 +23,9 @@ impl Bytes for Tensor {
     fn bytes(&self) -> &[u8] {
         &self.0
     }
-    fn release(&self) {
-        if let Some((map, range)) = self.0.mapping() {
-            map.release(range);
-        }
-    }
 }
 
-impl WeightSource for Source<'_> {
+impl WeightSource for Source {
     fn weight(&self, name: &str) -> Result<WeightData, String> {
         let view = self.weights.get(name).map_err(|e| e.to_string())?;
         let shape = view.shape.to_vec();

@@ -1,7 +1,8 @@
 //! Checkpoints, their configuration and the registry of architectures.
 //!
 //! - [`weights`]: one call opens a `.safetensors` file, a Hugging Face directory (single or sharded), a `.gguf` file
-//!   (single or split) or a directory of them, memory-mapped, and hands tensors out as validated views.
+//!   (single or split), a directory of them or a registered format, memory-mapped, and hands tensors out as validated
+//!   views.
 //! - [`names`]: tables *checkpoint name ↔ GGUF name* as data, so that a model asks for one name whatever the format.
 //! - [`config`]: typed, range-checked reading of `config.json` (old and new layout) and of GGUF metadata, one code
 //!   path for both; rotary embeddings in every released spelling.
@@ -21,7 +22,7 @@ pub mod vocab;
 pub mod weights;
 
 pub use config::{ConfigDoc, ConfigError, ConfigSource, Key};
-pub use names::{NameTable, NamedWeights, Rule, Transform};
+pub use names::{NameTable, Rule, Transform};
 pub use registry::{Family, Identity};
 pub use vocab::GgufVocab;
-pub use weights::{Checkpoint, LoadOpts, TensorData, TensorMeta, TensorView, WeightFormat, WeightsError};
+pub use weights::{Checkpoint, LoadOpts, TensorData, TensorMeta, TensorView, WeightFormat, WeightMap, WeightsError};

@@ -3,9 +3,11 @@
 
 use crate::config::{ConfigDoc, ConfigError};
 use crate::message::{hint, list, nearest, quote};
-use crate::weights::{Checkpoint, LoadOpts, WeightFormat, open};
+use crate::weights::{Checkpoint, LoadOpts, open_with};
+use rlx_gguf::{Gguf, GgufError};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 /// What a family answers to.  Runner traits of other crates build on it.
 pub trait Family: Send + Sync {
@@ -42,7 +44,7 @@ impl Identity {
     /// A `config.json` that cannot be read, or GGUF metadata without an architecture.
     pub fn of(checkpoint: &Checkpoint) -> Result<Identity, ConfigError> {
         let files = checkpoint.files().map(Path::to_owned).collect();
-        if let (WeightFormat::Gguf, Some(gguf)) = (checkpoint.format(), checkpoint.gguf()) {
+        if let Some(gguf) = checkpoint.gguf() {
             return Ok(Identity { gguf_arch: Some(gguf.architecture()?.to_owned()), files, ..Identity::default() });
         }
         let config = ConfigDoc::open(checkpoint.dir().join("config.json"))?;
@@ -64,9 +66,9 @@ impl fmt::Display for Identity {
 /// Opens the checkpoint at `path` and says what it is.
 ///
 /// # Errors
-/// As [`open`] and [`Identity::of`].
-pub fn identify(path: impl AsRef<Path>, opts: &LoadOpts) -> Result<Identity, ConfigError> {
-    Identity::of(&open(path, opts)?)
+/// As [`open_with`] and [`Identity::of`].
+pub fn identify(path: impl AsRef<Path>, opts: LoadOpts) -> Result<Identity, ConfigError> {
+    Identity::of(&open_with(opts, path)?)
 }
 
 /// No family answers to a checkpoint.
@@ -108,4 +110,81 @@ pub fn find<'f, F: Family + ?Sized>(families: &[&'f F], identity: &Identity) -> 
             known: families.iter().map(|f| f.name().to_owned()).collect(),
         }
     })
+}
+
+static FAMILIES: RwLock<Vec<&'static dyn Family>> = RwLock::new(Vec::new());
+
+/// Makes a family known to [`registered`], and so to the messages of [`assert_family`].  One of a name that is known
+/// already changes nothing.
+pub fn register(family: &'static dyn Family) {
+    let mut families = FAMILIES.write().unwrap_or_else(PoisonError::into_inner);
+    if !families.iter().any(|f| f.name() == family.name()) {
+        families.push(family);
+    }
+}
+
+/// Every family that was registered.
+pub fn registered() -> Vec<&'static dyn Family> {
+    FAMILIES.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// A checkpoint that was given to the program of another family.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FamilyError {
+    /// It is of another family, or of none that is known.
+    #[error("{}: found {what}, which {family} does not run; {redirect}", path.display())]
+    Wrong {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What it says it is.
+        what: String,
+        /// The family it was given to.
+        family: &'static str,
+        /// What to do.
+        redirect: String,
+    },
+    /// What it is cannot be read.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// Makes sure that a checkpoint is of this family: by GGUF architecture, else by `model_type` or class name of
+/// `config.json`.  One that does not say what it is passes: its settings and weights will tell.
+///
+/// # Errors
+/// [`FamilyError::Wrong`] names the program of the registered family that answers to it.
+pub fn assert_family<F: Family + ?Sized>(checkpoint: &Checkpoint, family: &F) -> Result<(), FamilyError> {
+    if let Some(gguf) = checkpoint.gguf() {
+        return assert_gguf_family(gguf, family);
+    }
+    let identity = Identity::of(checkpoint)?;
+    if identity == (Identity { files: identity.files.clone(), ..Identity::default() }) {
+        return Ok(());
+    }
+    assert_identity(&identity, family, checkpoint.path())
+}
+
+/// Makes sure that a GGUF file is of this family.
+///
+/// # Errors
+/// [`FamilyError::Wrong`] as [`assert_family`]; [`FamilyError::Config`] for metadata without an architecture.
+pub fn assert_gguf_family<F: Family + ?Sized>(gguf: &Gguf, family: &F) -> Result<(), FamilyError> {
+    let arch = gguf.architecture().map_err(|e: GgufError| ConfigError::from(e))?.to_owned();
+    let identity = Identity { gguf_arch: Some(arch), ..Identity::default() };
+    assert_identity(&identity, family, gguf.path().unwrap_or(Path::new("GGUF bytes in memory")))
+}
+
+fn assert_identity<F: Family + ?Sized>(identity: &Identity, family: &F, path: &Path) -> Result<(), FamilyError> {
+    if find(&[family], identity).is_ok() {
+        return Ok(());
+    }
+    let shown = path.display();
+    let redirect = match find(&registered(), identity) {
+        Ok(right) => format!("run {} {shown}, or rlx-run auto {shown}", right.program()),
+        // The program of one family does not know the others.
+        Err(_) if registered().len() < 2 => format!("run rlx-run auto {shown}, which knows all families"),
+        Err(unknown) => unknown.to_string(),
+    };
+    Err(FamilyError::Wrong { path: path.into(), what: identity.to_string(), family: family.name(), redirect })
 }

@@ -5,13 +5,14 @@ mod common;
 use common::{Counting, bounded, dir_with, fixture, oracle, safetensors};
 use rlx_core::names::{HeadCounts, Heads, NamesError};
 use rlx_core::registry::{find, identify};
-use rlx_core::weights::{StoredType, open};
+use rlx_core::weights::{StoredType, open_with};
 use rlx_core::{
-    Checkpoint, ConfigSource, Family, GgufVocab, Identity, LoadOpts, NameTable, NamedWeights, Rule, Transform, WeightFormat, WeightsError,
+    Checkpoint, ConfigSource, Family, GgufVocab, Identity, LoadOpts, NameTable, Rule, Transform, WeightFormat, WeightMap, WeightsError,
 };
 use rlx_gguf::{BlockFormat, Gguf, GgufWriter, TensorType, Value};
 use rlx_ir::{Builder, DType, Dim, builder::Options};
 use std::path::Path;
+use std::sync::Arc;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -41,12 +42,12 @@ fn used(layers: usize) -> Vec<String> {
     ["model.embed_tokens.weight", "model.norm.weight"].map(str::to_owned).into_iter().chain((0..layers).flat_map(layer)).collect()
 }
 
-fn opened(path: &Path) -> Checkpoint {
-    open(path, &LoadOpts::default()).unwrap_or_else(|e| panic!("{e}"))
+fn opened(path: &Path) -> Arc<Checkpoint> {
+    Arc::new(open_with(LoadOpts::map(), path).unwrap_or_else(|e| panic!("{e}")))
 }
 
-fn weights(c: &Checkpoint) -> NamedWeights<'_> {
-    NamedWeights::new(c, &QWEN3, HeadCounts { query: 4, key_value: 2 })
+fn weights(c: &Arc<Checkpoint>) -> WeightMap {
+    WeightMap::new(Arc::clone(c), &QWEN3, HeadCounts { query: 4, key_value: 2 })
 }
 
 #[test]
@@ -129,7 +130,9 @@ fn llama_rows_are_put_back_without_decoding_blocks() {
     let dir = dir_with(&[("m.gguf", &writer.to_bytes())]);
     let c = opened(dir.path());
     let get = |query| {
-        NamedWeights::new(&c, &TABLE, HeadCounts { query, key_value: 1 }).get("q.weight").map(|v| (v.data.to_vec(), v.data.is_mapped()))
+        WeightMap::new(Arc::clone(&c), &TABLE, HeadCounts { query, key_value: 1 })
+            .get("q.weight")
+            .map(|v| (v.data.to_vec(), v.data.is_mapped()))
     };
     assert_eq!(get(1).unwrap(), ((0..4).flat_map(row).collect(), false));
     let message = get(3).unwrap_err().to_string();
@@ -149,7 +152,7 @@ fn a_directory_of_gguf_files_resolves_by_quantisation_or_number() {
         ["m-F16.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-m.gguf"].into_iter().map(|n| (n, toy(n))).collect();
     let refs: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (*n, &b[..])).collect();
     let dir = dir_with(&refs);
-    let chosen = |opts: LoadOpts| open(dir.path(), &opts).map(|c| c.path().file_name().unwrap().to_str().unwrap().to_owned());
+    let chosen = |opts: LoadOpts| open_with(opts, dir.path()).map(|c| c.path().file_name().unwrap().to_str().unwrap().to_owned());
     assert_eq!(chosen(LoadOpts::default()).unwrap(), "m-Q4_K_M.gguf");
     assert_eq!(chosen(LoadOpts::default().prefer_quant("q8_0")).unwrap(), "m-Q8_0.gguf");
     assert_eq!(chosen(LoadOpts::default().gguf_index(3)).unwrap(), "mmproj-m.gguf");
@@ -158,7 +161,7 @@ fn a_directory_of_gguf_files_resolves_by_quantisation_or_number() {
         assert!(message.contains("1: m-Q4_K_M.gguf") && message.contains("--gguf-index"), "{message}");
     }
     let two = dir_with(&refs[2..]);
-    assert!(open(two.path(), &LoadOpts::default()).unwrap().path().ends_with("m-Q8_0.gguf"));
+    assert!(open_with(LoadOpts::map(), two.path()).unwrap().path().ends_with("m-Q8_0.gguf"));
     // Safetensors go first unless a GGUF file is asked for by number.
     std::fs::copy(fixture("qwen3/model.safetensors"), dir.path().join("model.safetensors")).unwrap();
     assert_eq!(chosen(LoadOpts::default()).unwrap(), "model.safetensors");
@@ -183,7 +186,7 @@ fn split_gguf_opens_as_one_from_directory_or_part() {
         assert_eq!(c.get("b").unwrap().bytes(), [1; 8]);
     }
     std::fs::remove_file(dir.path().join("m-00001-of-00002.gguf")).unwrap();
-    let message = open(dir.path(), &LoadOpts::default()).unwrap_err().to_string();
+    let message = open_with(LoadOpts::map(), dir.path()).unwrap_err().to_string();
     assert!(message.contains("m-00001-of-00002.gguf"), "{message}");
 }
 
@@ -268,7 +271,7 @@ const FAMILIES: [&dyn Family; 2] =
 #[test]
 fn checkpoints_find_their_family() {
     for path in ["qwen3", "qwen3-gguf/Q4_0.gguf"] {
-        let id = identify(fixture(path), &LoadOpts::default()).unwrap();
+        let id = identify(fixture(path), LoadOpts::map()).unwrap();
         assert_eq!(find(&FAMILIES, &id).unwrap().name(), "qwen3", "{id}");
         assert_eq!(id.files.len(), 1);
     }

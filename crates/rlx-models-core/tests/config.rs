@@ -346,6 +346,9 @@ fn gguf_14_sizes() {
         refused(with("attention.layer_norm_rms_epsilon", eps.into()), &["toy.attention.layer_norm_rms_epsilon", "finite number"]);
     }
     refused(with("attention.value_length", 8u32.into()), &["toy.attention.value_length is 8"]);
+    // Drafting blocks come after the others and are counted among them.
+    assert_eq!(with("nextn_predict_layers", 1u32.into()).unwrap().num_hidden_layers, 1);
+    refused(with("nextn_predict_layers", 2u32.into()), &["toy.nextn_predict_layers is 2", "fewer than the 2 blocks"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Counting, bounded, dir_with, safetensors, safetensors_bytes};
-use rlx_core::weights::{MAX_HEADER_BYTES, open};
+use rlx_core::weights::{MAX_HEADER_BYTES, open_with};
 use rlx_core::{Checkpoint, LoadOpts, WeightsError};
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use std::path::Path;
 static ALLOCATOR: Counting = Counting;
 
 fn open_at(path: &Path) -> Result<Checkpoint, WeightsError> {
-    open(path, &LoadOpts::default())
+    open_with(LoadOpts::map(), path)
 }
 
 fn parse(bytes: &[u8]) -> Result<Checkpoint, WeightsError> {

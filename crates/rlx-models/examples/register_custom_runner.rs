@@ -4,7 +4,7 @@
 //!     cargo run --release -p rlx-models --example register_custom_runner -- --help
 
 use rlx_models::run;
-use rlx_models::weights::{LoadOpts, open};
+use rlx_models::weights::{LoadOpts, open_with};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ fn count(args: Vec<OsString>) -> anyhow::Result<u8> {
     let Some(path) = args.first() else {
         return Err(rlx_cli::Usage("usage: count WEIGHTS".into()).into());
     };
-    let checkpoint = open(path, &LoadOpts::default())?;
+    let checkpoint = open_with(LoadOpts::map(), path)?;
     println!("{} parameters in {} tensors", checkpoint.tensors().map(|t| t.elements()).sum::<u64>(), checkpoint.tensors().len());
     Ok(0)
 }

@@ -1,11 +1,13 @@
 //! The families of this build.
 
 use anyhow::anyhow;
-use rlx_core::registry::{Identity, find};
-use rlx_core::weights::{Checkpoint, LoadOpts, open};
+use rlx_core::names::gguf_tensor_resolver;
+use rlx_core::registry::{self, Identity, find};
+use rlx_core::weights::{Checkpoint, LoadOpts, open_with, register_gguf_tensor_resolver};
 use rlx_lm::LmFamily;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A language-model family and its program.
 pub struct Entry {
@@ -28,6 +30,19 @@ pub fn all() -> &'static [Entry] {
     ENTRIES
 }
 
+/// Makes every family of this build known to [`registry`], and its names to
+/// [`open_map`](rlx_core::weights::open_map): what an application registered before stays.
+pub fn register() {
+    for e in ENTRIES {
+        registry::register(e.family);
+        for arch in e.family.gguf_architectures() {
+            if gguf_tensor_resolver(arch).is_none() {
+                register_gguf_tensor_resolver(arch, Arc::new(*e.family.names()));
+            }
+        }
+    }
+}
+
 /// The family that answers to an open checkpoint.
 ///
 /// # Errors
@@ -44,5 +59,5 @@ pub fn of(checkpoint: &Checkpoint) -> anyhow::Result<&'static Entry> {
 /// # Errors
 /// As [`of`], and everything that opening a checkpoint may say.
 pub fn at(path: &Path, opts: &LoadOpts) -> anyhow::Result<&'static Entry> {
-    of(&open(path, opts)?)
+    of(&open_with(opts.clone(), path)?)
 }

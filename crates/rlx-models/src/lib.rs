@@ -38,8 +38,8 @@ pub use rlx_text as text;
 /// Weights by checkpoint name, whatever the format, as a device asks for them.
 pub mod weight_loader {
     pub use rlx_compile::{WeightData, WeightSource};
-    pub use rlx_core::names::{HeadCounts, NamedWeights};
-    pub use rlx_core::weights::{Checkpoint, LoadOpts, open};
+    pub use rlx_core::names::{HeadCounts, WeightMap};
+    pub use rlx_core::weights::{Checkpoint, LoadOpts, open_with};
 }
 
 /// Compiles the library example of the README.

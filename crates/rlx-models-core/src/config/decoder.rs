@@ -37,8 +37,10 @@ pub mod keys {
     pub const HIDDEN: Key = Key::new("hidden_size|n_embd|d_model", "embedding_length");
     /// Width of the feed-forward layer.
     pub const INTERMEDIATE: Key = Key::new("intermediate_size|n_inner|ffn_dim", "feed_forward_length");
-    /// Number of blocks.
+    /// Number of blocks; in GGUF files, with those of multi-token prediction.
     pub const LAYERS: Key = Key::new("num_hidden_layers|n_layer|num_layers", "block_count");
+    /// Blocks of multi-token prediction that GGUF files count among the blocks.
+    pub const MTP_LAYERS: Key = Key::new("", "nextn_predict_layers");
     /// Query heads.
     pub const HEADS: Key = Key::new("num_attention_heads|n_head", "attention.head_count");
     /// Key and value heads.
@@ -62,7 +64,7 @@ impl DecoderConfig {
     /// The first setting that is missing, of the wrong type or out of range.
     pub fn from_source(src: &ConfigSource) -> Result<DecoderConfig, ConfigError> {
         let hidden_size = src.size(keys::HIDDEN, MAX_SIZE)?;
-        let num_hidden_layers = src.size(keys::LAYERS, MAX_LAYERS)?;
+        let num_hidden_layers = layers(src)?;
         let num_attention_heads = src.size(keys::HEADS, MAX_SIZE)?;
         let num_key_value_heads = kv_heads(src, num_attention_heads)?;
         let head_dim = head_dim(src, hidden_size, num_attention_heads)?;
@@ -91,6 +93,19 @@ impl DecoderConfig {
             tie_word_embeddings: src.opt_bool(keys::TIED)?,
         })
     }
+}
+
+/// The number of blocks that plain decoding runs: those of multi-token prediction come after and do not count.
+///
+/// # Errors
+/// As [`ConfigSource::size`].
+pub fn layers(src: &ConfigSource) -> Result<usize, ConfigError> {
+    let all = src.size(keys::LAYERS, MAX_LAYERS)?;
+    let drafting = src.opt_usize(keys::MTP_LAYERS)?.unwrap_or(0);
+    if drafting >= all {
+        return Err(src.invalid(keys::MTP_LAYERS, drafting, format_args!("fewer than the {all} blocks")));
+    }
+    Ok(all - drafting)
 }
 
 fn rms_norm_eps(src: &ConfigSource) -> Result<f64, ConfigError> {

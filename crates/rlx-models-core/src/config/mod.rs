@@ -11,7 +11,7 @@ mod rope;
 mod rope_gguf;
 mod source;
 
-pub use decoder::{DecoderConfig, MAX_LAYERS, head_dim, keys, kv_heads};
+pub use decoder::{DecoderConfig, MAX_LAYERS, head_dim, keys, kv_heads, layers};
 pub use doc::{ConfigDoc, MAX_CONFIG_BYTES, MAX_DEPTH, MAX_SIZE};
 pub use error::ConfigError;
 pub use rope::{RopeArgs, rope};

@@ -2,7 +2,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use super::{ConfigDoc, ConfigError, MAX_SIZE};
-use crate::weights::{Checkpoint, WeightFormat};
+use crate::weights::Checkpoint;
 use rlx_gguf::{FromValue, Gguf, Value};
 use std::fmt;
 use std::path::Path;
@@ -52,9 +52,9 @@ impl ConfigSource {
     /// # Errors
     /// Every [`ConfigError`] about files and syntax.
     pub fn open(checkpoint: &Checkpoint) -> Result<ConfigSource, ConfigError> {
-        match (checkpoint.format(), checkpoint.gguf()) {
-            (WeightFormat::Gguf, Some(gguf)) => Self::from_gguf(gguf.clone()),
-            _ => Self::from_dir(checkpoint.dir()),
+        match checkpoint.gguf() {
+            Some(gguf) => Self::from_gguf(gguf.clone()),
+            None => Self::from_dir(checkpoint.dir()),
         }
     }
 

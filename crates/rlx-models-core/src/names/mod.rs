@@ -1,15 +1,17 @@
 //! Checkpoint names and GGUF names of the same weights, as data.
 //!
 //! A model asks for weights by the name they have in its Hugging Face checkpoint.  [`NameTable`] says what each is
-//! called in GGUF files and how its elements are arranged there; [`NamedWeights`] answers by checkpoint name whatever
-//! the format, and reports what is missing and what is left over.
+//! called in GGUF files and how its elements are arranged there; [`WeightMap`] answers by checkpoint name whatever the
+//! format, and reports what is missing and what is left over.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod map;
+mod resolver;
 mod transform;
-mod weights;
 
+pub use map::{Missing, NamesError, Report, WeightMap};
+pub use resolver::{GgufTensorResolver, gguf_tensor_resolver, register_gguf_tensor_resolver};
 pub use transform::{HeadCounts, Heads, Transform, TransformError};
-pub use weights::{Missing, NamedWeights, NamesError, Report};
 
 /// One weight: `{}` stands for a number (layer, expert); both names have as many.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

@@ -1,6 +1,8 @@
 //! Differences of arrangement between checkpoint formats.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use rlx_gguf::Gguf;
+
 /// Head counts of a model, which some rearrangements depend on.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct HeadCounts {
@@ -8,6 +10,18 @@ pub struct HeadCounts {
     pub query: usize,
     /// Key and value heads.
     pub key_value: usize,
+}
+
+impl HeadCounts {
+    /// What the metadata of a GGUF file says: 0 where it does not, or not one number for all layers.
+    pub fn of_gguf(gguf: &Gguf) -> HeadCounts {
+        let count = |key: &str| {
+            let arch = gguf.architecture().ok()?;
+            gguf.find::<u32>(&format!("{arch}.attention.{key}")).ok()?.map(|n| n as usize)
+        };
+        let query = count("head_count").unwrap_or_default();
+        HeadCounts { query, key_value: count("head_count_kv").unwrap_or(query) }
+    }
 }
 
 /// Which heads the rows of a projection belong to.

@@ -51,6 +51,18 @@ pub enum WeightsError {
     /// The file became shorter after it was opened.
     #[error("{}: the file shrank to {found} bytes while open, expected {expected}", file.display())]
     Shrunk { file: PathBuf, found: u64, expected: u64 },
+    /// The checkpoint is of another architecture.
+    #[error("{}: found {found}, expected one of {}{}; rlx-run auto finds the program for it", path.display(), list(expected), hint(nearest))]
+    Architecture { path: PathBuf, found: String, expected: Vec<String>, nearest: Vec<String> },
+    /// What the checkpoint is cannot be read.
+    #[error(transparent)]
+    Config(#[from] Box<crate::config::ConfigError>),
+    /// A format that the application registered.
+    #[error("{}: not a {format} file: {why}", file.display())]
+    Format { file: PathBuf, format: &'static str, why: String },
+    /// Two formats with one name.
+    #[error("a weights format named {name:?} is registered already; choose another name")]
+    FormatTaken { name: String },
     /// A GGUF file.
     #[error(transparent)]
     Gguf(#[from] GgufError),

@@ -1,7 +1,7 @@
 //! Memory-mapped files and the bytes of tensors in them.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use super::WeightsError;
+use super::{Access, WeightsError};
 use memmap2::Mmap;
 use std::fs::{self, File, FileType};
 use std::io::Read;
@@ -49,7 +49,7 @@ impl Mapping {
     }
 
     /// Says that these bytes are not needed in memory for now; they are read from the file again when used.
-    pub fn release(&self, range: Range<usize>) {
+    fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Some(map) = &self.map {
             // SAFETY: the map is shared and read-only, so dropped pages come back unchanged from the file.
@@ -78,28 +78,36 @@ pub struct TensorData(Repr);
 
 #[derive(Clone, Debug)]
 enum Repr {
-    Mapped { map: Arc<Mapping>, range: Range<usize> },
-    Owned(Arc<[u8]>),
+    Mapped(Arc<Region>),
+    Owned(Arc<Vec<u8>>),
+}
+
+/// A part of a mapped file.
+#[derive(Debug)]
+struct Region {
+    map: Arc<Mapping>,
+    range: Range<usize>,
+    access: Access,
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if self.access == Access::Loader {
+            self.map.release(self.range.clone());
+        }
+    }
 }
 
 impl TensorData {
-    /// Bytes of a mapped file; `None` when the range is not inside it.
-    pub fn mapped(map: Arc<Mapping>, range: Range<usize>) -> Option<TensorData> {
+    /// Bytes of a mapped file, to be read in this way; `None` when the range is not inside it.
+    pub fn mapped(map: Arc<Mapping>, range: Range<usize>, access: Access) -> Option<TensorData> {
         map.bytes().get(range.clone())?;
-        Some(TensorData(Repr::Mapped { map, range }))
+        Some(TensorData(Repr::Mapped(Arc::new(Region { map, range, access }))))
     }
 
     /// True when the bytes are a view of a file rather than memory of their own.
     pub fn is_mapped(&self) -> bool {
-        matches!(self.0, Repr::Mapped { .. })
-    }
-
-    /// The mapped file and the range of it, for backends that advise the kernel or read ahead.
-    pub fn mapping(&self) -> Option<(&Arc<Mapping>, Range<usize>)> {
-        match &self.0 {
-            Repr::Mapped { map, range } => Some((map, range.clone())),
-            Repr::Owned(_) => None,
-        }
+        matches!(self.0, Repr::Mapped(_))
     }
 }
 
@@ -109,7 +117,7 @@ impl Deref for TensorData {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             // The range was checked when the value was made, and a mapping never changes its length.
-            Repr::Mapped { map, range } => map.bytes().get(range.clone()).unwrap_or_default(),
+            Repr::Mapped(region) => region.map.bytes().get(region.range.clone()).unwrap_or_default(),
             Repr::Owned(bytes) => bytes,
         }
     }
@@ -123,7 +131,7 @@ impl AsRef<[u8]> for TensorData {
 
 impl From<Vec<u8>> for TensorData {
     fn from(bytes: Vec<u8>) -> TensorData {
-        TensorData(Repr::Owned(bytes.into()))
+        TensorData(Repr::Owned(Arc::new(bytes)))
     }
 }
 
@@ -136,6 +144,14 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64), WeightsError> {
     let metadata = file.metadata().map_err(io)?;
     refuse_special(metadata.file_type(), path)?;
     Ok((file, metadata.len()))
+}
+
+/// The first bytes of a regular file, at most `limit` of them.
+pub(super) fn read_head(path: &Path, limit: usize) -> Result<Vec<u8>, WeightsError> {
+    let (file, _) = open_regular(path)?;
+    let mut head = Vec::new();
+    file.take(limit as u64).read_to_end(&mut head).map_err(|source| WeightsError::Io { file: path.into(), source })?;
+    Ok(head)
 }
 
 /// The bytes of a regular file of at most `limit` bytes.

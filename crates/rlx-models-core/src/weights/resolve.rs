@@ -1,27 +1,35 @@
 //! From a path to the files of a checkpoint.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use super::{LoadOpts, WeightsError, map};
+use super::{ResolveWeightsOptions, ResolvedWeights, WeightFormat, WeightsError, custom, map};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// What a path turned out to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    /// One safetensors file.
-    Safetensors(PathBuf),
-    /// The index of a sharded checkpoint.
-    Index(PathBuf),
-    /// A GGUF file, or a part of a split one.
-    Gguf(PathBuf),
-}
 
 const EXPECTED: &str = "model.safetensors, model.safetensors.index.json, one .safetensors or .gguf files";
 /// Most directory entries looked at.
 const MAX_ENTRIES: usize = 65_536;
+/// Most files of a directory that registered formats are asked about.
+const MAX_PROBED: usize = 256;
 
-/// Looks at `path`: files go by their content, directories by what they hold.
-pub(super) fn resolve(path: &Path, opts: &LoadOpts) -> Result<Found, WeightsError> {
+fn safetensors(file: PathBuf) -> Result<ResolvedWeights, WeightsError> {
+    Ok(ResolvedWeights { format: WeightFormat::Safetensors, file })
+}
+
+fn gguf(file: PathBuf) -> Result<ResolvedWeights, WeightsError> {
+    Ok(ResolvedWeights { format: WeightFormat::Gguf, file })
+}
+
+/// Whether a file is the index of a sharded checkpoint.
+pub(super) fn is_index(file: &Path) -> bool {
+    file_name(file).ends_with(".index.json")
+}
+
+/// Which file to open for `path`, and its format: files go by name and content, directories by what they hold.
+///
+/// # Errors
+/// [`WeightsError::NotFound`], [`WeightsError::Ambiguous`], [`WeightsError::NotAFile`], [`WeightsError::Io`].
+pub fn resolve_weights(path: impl AsRef<Path>, opts: &ResolveWeightsOptions) -> Result<ResolvedWeights, WeightsError> {
+    let path = path.as_ref();
     let metadata = fs::metadata(path).map_err(|source| WeightsError::Io { file: path.into(), source })?;
     if metadata.is_dir() {
         return directory(path, opts);
@@ -31,23 +39,24 @@ pub(super) fn resolve(path: &Path, opts: &LoadOpts) -> Result<Found, WeightsErro
         return Err(WeightsError::NotAFile { file: path.into(), found, expected: "a weights file or a directory" });
     }
     let name = file_name(path);
-    if name.ends_with(".index.json") {
-        return Ok(Found::Index(path.into()));
-    }
     if has_extension(&name, "gguf") {
-        return Ok(Found::Gguf(path.into()));
+        return gguf(path.into());
     }
-    if has_extension(&name, "safetensors") {
-        return Ok(Found::Safetensors(path.into()));
+    if is_index(path) || has_extension(&name, "safetensors") {
+        return safetensors(path.into());
     }
     // Content-addressed caches drop the extension.
-    let (mut file, _) = map::open_regular(path)?;
-    let mut magic = [0; 4];
-    let n = std::io::Read::read(&mut file, &mut magic).map_err(|source| WeightsError::Io { file: path.into(), source })?;
-    Ok(if n == 4 && &magic == b"GGUF" { Found::Gguf(path.into()) } else { Found::Safetensors(path.into()) })
+    let head = map::read_head(path, custom::PROBE_BYTES)?;
+    if head.starts_with(b"GGUF") {
+        return gguf(path.into());
+    }
+    match custom::reader_for(&name, &head) {
+        Some(reader) => Ok(ResolvedWeights { format: WeightFormat::Custom(reader.name()), file: path.into() }),
+        None => safetensors(path.into()),
+    }
 }
 
-fn directory(dir: &Path, opts: &LoadOpts) -> Result<Found, WeightsError> {
+fn directory(dir: &Path, opts: &ResolveWeightsOptions) -> Result<ResolvedWeights, WeightsError> {
     let io = |source| WeightsError::Io { file: dir.into(), source };
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(io)?.take(MAX_ENTRIES) {
@@ -55,29 +64,48 @@ fn directory(dir: &Path, opts: &LoadOpts) -> Result<Found, WeightsError> {
     }
     names.sort_unstable();
     let has = |name: &str| names.iter().any(|n| n == name);
-    let gguf: Vec<&str> = names.iter().map(String::as_str).filter(|n| has_extension(n, "gguf")).collect();
-    if opts.gguf_index.is_some() && !gguf.is_empty() {
-        return choose(dir, &gguf, opts);
+    let ggufs: Vec<&str> = names.iter().map(String::as_str).filter(|n| has_extension(n, "gguf")).collect();
+    if opts.gguf_index.is_some() && !ggufs.is_empty() {
+        return choose(dir, &ggufs, opts);
     }
     if has("model.safetensors") {
-        return Ok(Found::Safetensors(dir.join("model.safetensors")));
+        return safetensors(dir.join("model.safetensors"));
     }
     if has("model.safetensors.index.json") {
-        return Ok(Found::Index(dir.join("model.safetensors.index.json")));
+        return safetensors(dir.join("model.safetensors.index.json"));
     }
-    if !gguf.is_empty() {
-        return choose(dir, &gguf, opts);
+    if !ggufs.is_empty() {
+        return choose(dir, &ggufs, opts);
     }
     let single: Vec<&String> = names.iter().filter(|n| has_extension(n, "safetensors")).collect();
     match single.as_slice() {
-        [one] => Ok(Found::Safetensors(dir.join(one))),
+        [one] => safetensors(dir.join(one)),
+        [] if custom::any() => registered(dir, names),
         _ => Err(WeightsError::NotFound { path: dir.into(), expected: EXPECTED, found: names }),
+    }
+}
+
+/// The one file of a directory that a registered format takes.
+fn registered(dir: &Path, names: Vec<String>) -> Result<ResolvedWeights, WeightsError> {
+    let mut found: Vec<(&String, &'static str)> = Vec::new();
+    for name in names.iter().filter(|n| dir.join(n).is_file()).take(MAX_PROBED) {
+        let head = map::read_head(&dir.join(name), custom::PROBE_BYTES)?;
+        found.extend(custom::reader_for(name, &head).map(|r| (name, r.name())));
+    }
+    match found.as_slice() {
+        [(name, format)] => Ok(ResolvedWeights { format: WeightFormat::Custom(format), file: dir.join(name) }),
+        [] => Err(WeightsError::NotFound { path: dir.into(), expected: EXPECTED, found: names }),
+        several => {
+            let (why, candidates) =
+                (format!("{} weights files; name one of them", several.len()), several.iter().map(|f| f.0.clone()).collect());
+            Err(WeightsError::Ambiguous { dir: dir.into(), why, candidates })
+        }
     }
 }
 
 /// Chooses among the GGUF files of a directory.  The parts of a split file count as one, by their first; projector
 /// files (`mmproj…`) are taken only by index or when alone.
-fn choose(dir: &Path, names: &[&str], opts: &LoadOpts) -> Result<Found, WeightsError> {
+fn choose(dir: &Path, names: &[&str], opts: &ResolveWeightsOptions) -> Result<ResolvedWeights, WeightsError> {
     let mut whole: Vec<&str> = names.iter().copied().filter(|n| part_number(n).is_none_or(|p| p == 1)).collect();
     if whole.is_empty() {
         // Only later parts: the reader then says which are missing.
@@ -87,7 +115,7 @@ fn choose(dir: &Path, names: &[&str], opts: &LoadOpts) -> Result<Found, WeightsE
         let candidates = whole.iter().map(|n| (*n).to_owned()).collect();
         Err(WeightsError::Ambiguous { dir: dir.into(), why, candidates })
     };
-    let found = |name: &str| Ok(Found::Gguf(dir.join(name)));
+    let found = |name: &str| gguf(dir.join(name));
     if let Some(i) = opts.gguf_index {
         return whole.get(i).map_or_else(|| ambiguous(format!("no GGUF file number {i}")), |n| found(n));
     }

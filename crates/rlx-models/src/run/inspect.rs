@@ -7,7 +7,7 @@ use rlx_cli::args::{self, ModelArgs};
 use rlx_cli::term::{human_bytes, human_count};
 use rlx_core::config::ConfigSource;
 use rlx_core::registry::Identity;
-use rlx_core::weights::{Checkpoint, open};
+use rlx_core::weights::{Checkpoint, open_with};
 use rlx_gguf::Value as Gguf;
 use rlx_lm::{LmError, Text};
 use serde_json::{Map, Value, json};
@@ -53,7 +53,7 @@ pub(super) fn command(program: &str) -> clap::Command {
 
 pub(super) fn run(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     let mut args: Args = args::parse(program, EXAMPLES, args)?;
-    let checkpoint = open(args.model.weights()?, &args.model.load_opts())?;
+    let checkpoint = open_with(args.model.load_opts(), args.model.weights()?)?;
     let found = Inspection::of(&checkpoint);
     let plan = match args.plan {
         Some(n) => {

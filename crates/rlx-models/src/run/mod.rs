@@ -132,6 +132,7 @@ Examples:
 /// # Errors
 /// Whatever the command fails with; [`rlx_cli::exit`] prints it.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
+    families::register();
     let args: Vec<OsString> = args.into_iter().collect();
     let all = commands();
     if let Some(first) = args.first()

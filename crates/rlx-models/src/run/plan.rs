@@ -5,7 +5,7 @@ use clap::Parser;
 use rlx_cli::args::{self, ModelArgs};
 use rlx_cli::term::{human_bytes, human_count};
 use rlx_core::config::{ConfigSource, Key};
-use rlx_core::weights::open;
+use rlx_core::weights::open_with;
 use rlx_lm::{LmBuilder, LmPlan};
 use rlx_runtime::Memory;
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ pub(super) struct Planned {
 
 impl Planned {
     pub fn of(model: &ModelArgs) -> anyhow::Result<Planned> {
-        let checkpoint = open(model.weights()?, &model.load_opts())?;
+        let checkpoint = open_with(model.load_opts(), model.weights()?)?;
         let entry = families::of(&checkpoint)?;
         let builder = model.builder(entry.family)?;
         let trained = ConfigSource::open(&checkpoint)?.opt_usize(Key::new("max_position_embeddings|n_positions", "context_length"))?;

@@ -1,24 +1,30 @@
 //! Weights by checkpoint name, whatever the format.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use super::{HeadCounts, NameTable, Transform, TransformError, matches};
+use super::{GgufTensorResolver, HeadCounts, NameTable, Transform, TransformError, gguf_tensor_resolver, matches};
 use crate::message::{hint, nearest, quote};
-use crate::weights::{Checkpoint, TensorMeta, TensorView, WeightFormat, WeightsError};
+use crate::weights::{Checkpoint, TensorMeta, TensorView, WeightsError};
 use rlx_ir::{DType, Dim, Shape};
 use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Tensors of GGUF files that are configuration: [`config::rope`](crate::config::rope) reads them.
 const GGUF_CONFIG: [&str; 3] = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
 /// Most names a report compares with all others.
 const MAX_NEAREST: usize = 16;
 
-/// A checkpoint seen through a family's table.
-#[derive(Copy, Clone, Debug)]
-pub struct NamedWeights<'a> {
-    checkpoint: &'a Checkpoint,
-    table: &'a NameTable,
+/// A checkpoint under the names of Hugging Face checkpoints, whatever its format.  Cheap to clone.
+///
+/// Names of GGUF files are translated by what the application registered for their architecture
+/// ([`register_gguf_tensor_resolver`](super::register_gguf_tensor_resolver)), then by the family's table.
+#[derive(Clone, Debug)]
+pub struct WeightMap {
+    checkpoint: Arc<Checkpoint>,
+    /// Of GGUF files alone.
+    resolver: Option<Arc<dyn GgufTensorResolver>>,
+    table: Option<&'static NameTable>,
     heads: HeadCounts,
 }
 
@@ -40,6 +46,15 @@ pub struct Report {
     pub missing: Vec<Missing>,
     /// Tensors of the checkpoint that the model does not use and that are not tolerated, by their names in the file.
     pub extra: Vec<String>,
+    /// Unused tensors of multi-token-prediction heads, by their names in the file: no mistake.
+    pub mtp: Vec<String>,
+}
+
+impl Report {
+    /// Whether the model has all that it needs, and nothing is left over.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.extra.is_empty()
+    }
 }
 
 /// Why weights by name were refused.
@@ -58,23 +73,45 @@ pub enum NamesError {
     Mismatch { path: PathBuf, report: Report },
 }
 
-impl<'a> NamedWeights<'a> {
-    /// The weights of `checkpoint` under the names of `table`.  `heads` matters to transforms alone.
-    pub fn new(checkpoint: &'a Checkpoint, table: &'a NameTable, heads: HeadCounts) -> Self {
-        NamedWeights { checkpoint, table, heads }
+impl WeightMap {
+    /// The weights of `checkpoint` under the names of a family's table.  `heads` matters to transforms alone.
+    pub fn new(checkpoint: impl Into<Arc<Checkpoint>>, table: &'static NameTable, heads: HeadCounts) -> Self {
+        WeightMap { table: Some(table), heads, ..Self::of_file(checkpoint) }
+    }
+
+    /// The weights of `checkpoint` under the names that are registered for its architecture, else its own.
+    pub(crate) fn of_file(checkpoint: impl Into<Arc<Checkpoint>>) -> Self {
+        let checkpoint = checkpoint.into();
+        let resolver = checkpoint.gguf().and_then(|g| gguf_tensor_resolver(g.architecture().ok()?));
+        let heads = checkpoint.gguf().map(|g| HeadCounts::of_gguf(g)).unwrap_or_default();
+        WeightMap { checkpoint, resolver, table: None, heads }
     }
 
     /// The checkpoint behind it.
-    pub fn checkpoint(&self) -> &'a Checkpoint {
-        self.checkpoint
+    pub fn checkpoint(&self) -> &Arc<Checkpoint> {
+        &self.checkpoint
     }
 
     /// The name in the file and the arrangement there.
     fn stored(&self, name: &str) -> (String, Transform) {
-        match self.checkpoint.format() {
-            WeightFormat::Safetensors => (name.to_owned(), Transform::None),
-            WeightFormat::Gguf => self.table.to_gguf(name).unwrap_or_else(|| (name.to_owned(), Transform::None)),
-        }
+        let translated = || {
+            self.checkpoint.gguf()?;
+            let by_application = self.resolver.as_ref().and_then(|r| r.to_gguf(name));
+            by_application.or_else(|| self.table?.to_gguf(name))
+        };
+        translated().unwrap_or_else(|| (name.to_owned(), Transform::None))
+    }
+
+    /// The checkpoint name of a name in the file, where it is another.
+    fn translated(&self, stored: &str) -> Option<String> {
+        self.checkpoint.gguf()?;
+        let by_application = self.resolver.as_ref().and_then(|r| r.to_hf(stored));
+        Some(by_application.or_else(|| self.table?.to_hf(stored))?.0)
+    }
+
+    /// Every tensor, with its checkpoint name, in the order of names in the file.
+    pub fn iter(&self) -> impl Iterator<Item = (String, &TensorMeta)> {
+        self.checkpoint.tensors().map(|t| (self.translated(&t.name).unwrap_or_else(|| t.name.clone()), t))
     }
 
     /// Whether the checkpoint has this weight.
@@ -88,7 +125,7 @@ impl<'a> NamedWeights<'a> {
     }
 
     /// The description of a weight, by checkpoint name.
-    pub fn meta(&self, name: &str) -> Option<&'a TensorMeta> {
+    pub fn meta(&self, name: &str) -> Option<&TensorMeta> {
         self.checkpoint.find(&self.stored(name).0)
     }
 
@@ -96,7 +133,7 @@ impl<'a> NamedWeights<'a> {
     ///
     /// # Errors
     /// As [`Checkpoint::get`], and [`NamesError::Transform`].
-    pub fn get(&self, name: &str) -> Result<TensorView<'a>, NamesError> {
+    pub fn get(&self, name: &str) -> Result<TensorView<'_>, NamesError> {
         let (stored, transform) = self.stored(name);
         let Some(meta) = self.checkpoint.find(&stored) else {
             let missing = self.missing(name);
@@ -121,8 +158,8 @@ impl<'a> NamedWeights<'a> {
     }
 
     /// What [`rlx_ir::Builder::with`] asks for the type of each parameter; the shape is checked as well.
-    pub fn param_types(&self) -> rlx_ir::builder::ParamTypes<'a> {
-        let weights = *self;
+    pub fn param_types(&self) -> rlx_ir::builder::ParamTypes<'static> {
+        let weights = self.clone();
         Box::new(move |name, shape| weights.param_type(name, shape))
     }
 
@@ -159,14 +196,17 @@ impl<'a> NamedWeights<'a> {
                 }
             }
         }
+        let mtp: HashSet<&str> = self.checkpoint.mtp_tensors().map(|t| t.name.as_str()).collect();
+        let own = self.table.map_or(&[][..], |t| t.tolerated);
         for meta in self.checkpoint.tensors().filter(|t| !seen.contains(t.name.as_str())) {
-            let gguf = self.checkpoint.format() == WeightFormat::Gguf;
-            let hf = if gguf { self.table.to_hf(&meta.name).map(|n| n.0) } else { None };
+            let hf = self.translated(&meta.name);
             let fits = |p: &&str| matches(p, &meta.name) || hf.as_ref().is_some_and(|n| matches(p, n));
-            let known = gguf && GGUF_CONFIG.contains(&meta.name.as_str());
-            if !known && !self.table.tolerated.iter().chain(tolerated).any(fits) {
-                report.extra.push(meta.name.clone());
+            let known = self.checkpoint.gguf().is_some() && GGUF_CONFIG.contains(&meta.name.as_str());
+            if known || own.iter().chain(tolerated).any(fits) {
+                continue;
             }
+            let list = if mtp.contains(meta.name.as_str()) { &mut report.mtp } else { &mut report.extra };
+            list.push(meta.name.clone());
         }
         report
     }
@@ -177,7 +217,7 @@ impl<'a> NamedWeights<'a> {
     /// [`NamesError::Mismatch`].
     pub fn check<'n>(&self, used: impl IntoIterator<Item = &'n str>, tolerated: &[&str]) -> Result<(), NamesError> {
         let report = self.report(used, tolerated);
-        if report.missing.is_empty() && report.extra.is_empty() {
+        if report.is_complete() {
             return Ok(());
         }
         Err(NamesError::Mismatch { path: self.checkpoint.path().into(), report })
@@ -210,6 +250,9 @@ impl fmt::Display for Report {
         lines.extend(self.extra.iter().take(MOST).map(|e| format!("  not used: {}", quote(e))));
         if self.extra.len() > MOST {
             lines.push(format!("  and {} more not used", self.extra.len() - MOST));
+        }
+        if !self.mtp.is_empty() {
+            lines.push(format!("  left aside: {} tensors of multi-token-prediction heads", self.mtp.len()));
         }
         f.write_str(&lines.join("\n"))
     }
