@@ -68,8 +68,18 @@ fn convert(v: &GgufVocab) -> rlx_text::GgufVocab {
         unk_id: v.unk_id,
         pad_id: v.pad_id,
         eot_id: v.eot_id,
+        eom_id: v.eom_id,
+        sep_id: v.sep_id,
+        cls_id: v.cls_id,
+        mask_id: v.mask_id,
+        fim_ids: v.fim_ids,
         add_bos: v.add_bos,
         add_eos: v.add_eos,
+        add_sep: v.add_sep,
         add_space_prefix: v.add_space_prefix,
+        remove_extra_whitespaces: v.remove_extra_whitespaces,
+        precompiled_charsmap: v.precompiled_charsmap.clone(),
+        lowercase: v.lowercase,
+        strip_accents: v.strip_accents,
     }
 }

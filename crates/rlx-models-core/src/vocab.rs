@@ -44,16 +44,24 @@ pub struct GgufVocab {
     pub cls_id: Option<u32>,
     /// `mask_token_id`.
     pub mask_id: Option<u32>,
+    /// `fim_pre_token_id`, `fim_suf_token_id`, `fim_mid_token_id`.
+    pub fim_ids: [Option<u32>; 3],
     /// `add_bos_token`.
     pub add_bos: Option<bool>,
     /// `add_eos_token`.
     pub add_eos: Option<bool>,
+    /// `add_sep_token`.
+    pub add_sep: Option<bool>,
     /// `add_space_prefix`.
     pub add_space_prefix: Option<bool>,
     /// `remove_extra_whitespaces`.
     pub remove_extra_whitespaces: Option<bool>,
     /// `precompiled_charsmap`: the normaliser of a unigram model.
     pub precompiled_charsmap: Option<Vec<u8>>,
+    /// `normalizer.lowercase`.
+    pub lowercase: Option<bool>,
+    /// `normalizer.strip_accents`.
+    pub strip_accents: Option<bool>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
 }
@@ -107,11 +115,15 @@ impl GgufVocab {
             pad_id: r.id("padding_token_id", n)?,
             cls_id: r.id("cls_token_id", n)?,
             mask_id: r.id("mask_token_id", n)?,
+            fim_ids: [r.id("fim_pre_token_id", n)?, r.id("fim_suf_token_id", n)?, r.id("fim_mid_token_id", n)?],
             add_bos: gguf.find(&full("add_bos_token"))?,
             add_eos: gguf.find(&full("add_eos_token"))?,
+            add_sep: gguf.find(&full("add_sep_token"))?,
             add_space_prefix: gguf.find(&full("add_space_prefix"))?,
             remove_extra_whitespaces: gguf.find(&full("remove_extra_whitespaces"))?,
             precompiled_charsmap: r.bytes("precompiled_charsmap")?,
+            lowercase: gguf.find(&full("normalizer.lowercase"))?,
+            strip_accents: gguf.find(&full("normalizer.strip_accents"))?,
             chat_template: r.text("tokenizer.chat_template")?,
             tokens: strings(tokens),
         }))

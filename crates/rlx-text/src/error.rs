@@ -35,11 +35,13 @@ pub enum TextError {
     },
     /// A kind of GGUF vocabulary that this build cannot encode with.
     #[error(
-        "tokenizer.ggml.model is `{model}`; this build reads `gpt2` (byte-level BPE) from GGUF. Put the checkpoint's tokenizer.json beside the file, any kind is read from there"
+        "tokenizer.ggml.model is `{model}`; known are: {known}. Put the checkpoint's tokenizer.json beside the file, any kind is read from there"
     )]
     UnsupportedVocab {
         /// Value of `tokenizer.ggml.model`.
         model: String,
+        /// The values that are read.
+        known: String,
     },
     /// A split rule that is not in the table.
     #[error(

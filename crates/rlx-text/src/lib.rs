@@ -23,5 +23,5 @@ pub use error::{Result, TextError};
 pub use sample::{Sampler, SamplerParams};
 
 pub use stream::{StopMatcher, TextStream};
-pub use tokenizer::{GgufVocab, SpecialToken, Tokenizer};
+pub use tokenizer::{GgufVocab, PairEncoding, SpecialToken, Tokenizer};
 pub use tools::{ToolCall, ToolConvention, ToolPart, ToolStream};

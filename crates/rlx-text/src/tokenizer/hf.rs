@@ -6,7 +6,9 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
 
-use super::{Decoding, SpecialToken, Vocabulary, bytes};
+use super::texts::{Index, Texts};
+use super::vocabulary::{Decoding, Joining, Vocabulary};
+use super::{MARK, PairEncoding, SpecialToken, bytes};
 use crate::{Result, TextError};
 
 /// A tokenizer described by `tokenizer.json`.
@@ -42,6 +44,18 @@ impl HfTokenizer {
         };
         let encoded = guarded(|| inner.encode_fast(text, add_special));
         encoded.map(|e| e.get_ids().to_vec()).map_err(|reason| TextError::Tokenizer { action: "encode", reason })
+    }
+
+    pub(super) fn encode_pair(&self, first: &str, second: &str) -> Result<PairEncoding> {
+        let encoded = guarded(|| self.inner.encode_fast((first, second), true));
+        let encoded = encoded.map_err(|reason| TextError::Tokenizer { action: "encode", reason })?;
+        Ok(PairEncoding { ids: encoded.get_ids().to_vec(), type_ids: encoded.get_type_ids().to_vec() })
+    }
+
+    pub(super) fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, std::ops::Range<usize>)>> {
+        let encoded = guarded(|| self.inner.encode_char_offsets(text, false));
+        let encoded = encoded.map_err(|reason| TextError::Tokenizer { action: "encode", reason })?;
+        Ok(encoded.get_ids().iter().zip(encoded.get_offsets()).map(|(&id, &(from, to))| (id, from..to)).collect())
     }
 
     pub(super) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
@@ -89,15 +103,19 @@ fn vocabulary(inner: &Inner) -> Result<Vocabulary> {
             format!("largest id {}, expected about the {} tokens there are", n - 1, ids.len()),
         ));
     }
-    let mut tokens = vec![String::new(); n];
+    let mut by_id = vec![""; n];
     for (token, &id) in &ids {
-        if let Some(slot) = tokens.get_mut(id as usize) {
-            slot.clone_from(token);
+        if let Some(slot) = by_id.get_mut(id as usize) {
+            *slot = token;
         }
     }
+    let mut tokens = Texts::with_capacity(n, by_id.iter().map(|t| t.len()).sum());
+    if !by_id.iter().all(|token| tokens.push_with(|out| out.extend_from_slice(token.as_bytes()))) {
+        return Err(TextError::json("tokenizer.json, vocab", "4 GiB of text or more, expected less"));
+    }
+    let index = Index::new(&tokens, |id| tokens.get(id).is_some_and(|t| !t.is_empty()));
     let style = Style::of(inner);
     let added = inner.get_added_tokens_decoder();
-    let raw = tokens.iter().map(|token| style.bytes(token)).collect();
     let mut special: Vec<_> =
         added.iter().map(|(&id, token)| SpecialToken { id, text: token.content.clone(), control: token.special }).collect();
     special.sort_by_key(|s| s.id);
@@ -106,7 +124,8 @@ fn vocabulary(inner: &Inner) -> Result<Vocabulary> {
         Style::Marks { byte_fallback: true, .. } => Decoding::WindowHoldingBytes,
         Style::Marks { .. } => Decoding::Window,
     };
-    Ok(Vocabulary::new(tokens, raw, special, ids.into_iter().collect(), decoding))
+    // Other than bytes in a row is the crate's own decoder's business.
+    Ok(Vocabulary::new(tokens, index, special, (decoding, Joining::Bytes), |_, token, out| style.write(token, out)))
 }
 
 /// How tokens are spelled.
@@ -138,19 +157,20 @@ impl Style {
         }
     }
 
-    fn bytes(&self, token: &str) -> Vec<u8> {
+    /// Appends what a token stands for.
+    fn write(&self, token: &str, out: &mut Vec<u8>) {
         match self {
-            Self::ByteLevel => {
-                let mut raw = Vec::with_capacity(token.len());
-                bytes::push_token(&mut raw, token);
-                raw
-            }
+            Self::ByteLevel => bytes::push_token(out, token),
             Self::Marks { byte_fallback, space_mark, continuation } => {
                 if let Some(byte) = bytes::byte_token(token).filter(|_| *byte_fallback) {
-                    return vec![byte];
+                    return out.push(byte);
                 }
                 let bare = continuation.as_deref().and_then(|prefix| token.strip_prefix(prefix)).unwrap_or(token);
-                if *space_mark { bare.replace('▁', " ").into_bytes() } else { bare.as_bytes().to_vec() }
+                if *space_mark {
+                    out.extend_from_slice(bare.replace(MARK, " ").as_bytes());
+                } else {
+                    out.extend_from_slice(bare.as_bytes());
+                }
             }
         }
     }

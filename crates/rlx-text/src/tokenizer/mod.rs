@@ -1,29 +1,59 @@
 //! Text ↔ token ids.
 //!
 //! A [`Tokenizer`] comes from `tokenizer.json` (every kind, through the `tokenizers` crate) or from a GGUF
-//! vocabulary ([`GgufVocab`]; byte-level BPE).  Both give the same ids for the same model, including Unicode
-//! NFC where the model's `tokenizer.json` asks for it; llama.cpp does not apply it, so for text outside NFC
-//! the ids follow `tokenizer.json`, not llama.cpp.
+//! vocabulary ([`GgufVocab`]), with encoders of this crate:
+//!
+//! | `tokenizer.ggml.model` | kind |
+//! |---|---|
+//! | `gpt2`, `gemma4`, `whitespace` | BPE with ranked merges, split as `tokenizer.ggml.pre` says |
+//! | `llama` | SentencePiece BPE: scores, byte fallback |
+//! | `t5` | unigram |
+//! | `bert` | WordPiece |
+//! | `rwkv` | longest token first |
+//!
+//! Both ways give the same ids for the same model.  Where llama.cpp departs from the model's `tokenizer.json`
+//! (it knows no Unicode NFC, approximates some split patterns, and strips other marks than BERT does), the ids
+//! follow `tokenizer.json`.  Decoding never removes spaces before punctuation, but for WordPiece, whose
+//! decoder does.
 //!
 //! It does not pad, truncate or batch, and reads no weight files.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod bpe;
 mod bytes;
+mod cache;
+mod charsmap;
+mod classes;
 pub mod convert;
+mod from_gguf;
 mod gguf;
 mod hf;
-mod pretokenizers;
+mod merge;
+pub(crate) mod pretokenizers;
+mod rwkv;
 mod special;
+mod split;
+mod spm;
+mod texts;
+mod trie;
+mod unigram;
+mod vocabulary;
+mod word_starts;
+mod wordpiece;
+pub(crate) mod words;
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::Value;
 
 pub use gguf::GgufVocab;
+pub(crate) use vocabulary::Decoding;
+use vocabulary::Vocabulary;
 
 use crate::{Result, TextError};
+
+/// How SentencePiece writes a space.
+const MARK: &str = "▁";
 
 /// A token that is not ordinary text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,58 +67,10 @@ pub struct SpecialToken {
     pub control: bool,
 }
 
-/// How decoded text follows from tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Decoding {
-    /// Text is the concatenation of the tokens' bytes, read as UTF-8.
-    Bytes,
-    /// Text depends on neighbouring tokens.
-    Window,
-    /// As `Window`; a run of byte tokens becomes text as a whole.
-    WindowHoldingBytes,
-}
-
-/// Tokens, their bytes and their roles, by id.
-#[derive(Debug)]
-struct Vocabulary {
-    tokens: Vec<String>,
-    raw: Vec<u8>,
-    ends: Vec<usize>,
-    ids: HashMap<String, u32>,
-    special: Vec<SpecialToken>,
-    control: Vec<bool>,
-    byte: Vec<bool>,
-    decoding: Decoding,
-}
-
-impl Vocabulary {
-    fn new(tokens: Vec<String>, raw: Vec<Vec<u8>>, special: Vec<SpecialToken>, ids: HashMap<String, u32>, decoding: Decoding) -> Self {
-        let mut control = vec![false; tokens.len()];
-        for token in special.iter().filter(|t| t.control) {
-            if let Some(flag) = control.get_mut(token.id as usize) {
-                *flag = true;
-            }
-        }
-        let byte = tokens.iter().map(|t| decoding == Decoding::WindowHoldingBytes && bytes::byte_token(t).is_some()).collect();
-        let ends = raw.iter().scan(0, |end, r| {
-            *end += r.len();
-            Some(*end)
-        });
-        Self { ends: ends.collect(), raw: raw.concat(), tokens, ids, special, control, byte, decoding }
-    }
-
-    fn bytes(&self, id: u32) -> Option<&[u8]> {
-        let at = id as usize;
-        let end = *self.ends.get(at)?;
-        let start = at.checked_sub(1).map_or(Some(0), |before| self.ends.get(before).copied())?;
-        self.raw.get(start..end).filter(|_| self.tokens.get(at).is_some_and(|t| !t.is_empty()))
-    }
-}
-
 #[derive(Debug)]
 enum Encoder {
     Hf(Box<hf::HfTokenizer>),
-    Bpe(Box<bpe::ByteBpe>),
+    Gguf(Box<from_gguf::GgufEncoder>),
 }
 
 /// A tokenizer of any kind.
@@ -99,10 +81,23 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     eot: Option<u32>,
+    eom: Option<u32>,
     pad: Option<u32>,
     unk: Option<u32>,
+    sep: Option<u32>,
+    fim: [Option<u32>; 3],
     add_bos: bool,
     add_eos: bool,
+    add_sep: bool,
+}
+
+/// Ids of two texts together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairEncoding {
+    /// `[T]`.
+    pub ids: Vec<u32>,
+    /// `[T]`: 0 for tokens of the first text, 1 for those of the second, where the model tells them apart.
+    pub type_ids: Vec<u32>,
 }
 
 impl Tokenizer {
@@ -134,42 +129,20 @@ impl Tokenizer {
     /// Not a tokenizer, or one that contradicts itself.
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
         let (inner, vocabulary) = hf::HfTokenizer::from_bytes(json)?;
-        let encoder = Encoder::Hf(Box::new(inner));
-        Ok(Self { encoder, vocabulary, bos: None, eos: None, eot: None, pad: None, unk: None, add_bos: false, add_eos: false })
-    }
-
-    /// From the vocabulary of a GGUF file.
-    ///
-    /// # Errors
-    /// The kind of vocabulary is not `gpt2`, its split rule is unknown, or its parts contradict each other.
-    pub fn from_gguf(vocab: &GgufVocab) -> Result<Self> {
-        if vocab.model != "gpt2" {
-            return Err(TextError::UnsupportedVocab { model: vocab.model.clone() });
-        }
-        let name = vocab.pre.as_deref().unwrap_or("default");
-        let unknown = || TextError::UnknownPre { pre: name.to_owned(), known: pretokenizers::known() };
-        let pre = pretokenizers::find(name).ok_or_else(unknown)?;
-        let checked = gguf::check(vocab)?;
-        let add_bos = vocab.add_bos.unwrap_or(pre.add_bos);
-        let add_eos = vocab.add_eos.unwrap_or(false);
-        for (field, wanted, id) in
-            [("add_bos_token", add_bos && vocab.add_bos.is_some(), vocab.bos_id), ("add_eos_token", add_eos, vocab.eos_id)]
-        {
-            if wanted && id.is_none() {
-                return Err(TextError::vocab(field, "true, but the file does not say which token that is"));
-            }
-        }
-        let encoder = Encoder::Bpe(Box::new(bpe::ByteBpe::new(&checked, pre, vocab.unk_id)?));
         Ok(Self {
-            encoder,
-            vocabulary: gguf_vocabulary(checked),
-            bos: vocab.bos_id,
-            eos: vocab.eos_id,
-            eot: vocab.eot_id,
-            pad: vocab.pad_id,
-            unk: vocab.unk_id,
-            add_bos,
-            add_eos,
+            encoder: Encoder::Hf(Box::new(inner)),
+            vocabulary,
+            bos: None,
+            eos: None,
+            eot: None,
+            eom: None,
+            pad: None,
+            unk: None,
+            sep: None,
+            fim: [None; 3],
+            add_bos: false,
+            add_eos: false,
+            add_sep: false,
         })
     }
 
@@ -213,12 +186,53 @@ impl Tokenizer {
     fn encode_as(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
         match &self.encoder {
             Encoder::Hf(inner) => inner.encode(text, add_special, parse_special),
-            Encoder::Bpe(bpe) => {
+            Encoder::Gguf(inner) => {
                 let mut ids = Vec::with_capacity(text.len() / 3 + 2);
                 ids.extend(self.bos.filter(|_| add_special && self.add_bos));
-                bpe.encode(text, parse_special, &mut ids)?;
-                ids.extend(self.eos.filter(|_| add_special && self.add_eos));
+                inner.encode(&self.vocabulary, text, parse_special, &mut ids)?;
+                ids.extend(self.end(inner).filter(|_| add_special));
                 Ok(ids)
+            }
+        }
+    }
+
+    /// What ends a text.
+    fn end(&self, encoder: &from_gguf::GgufEncoder) -> Option<u32> {
+        if encoder.is_word_piece() { self.sep.filter(|_| self.add_sep) } else { self.eos.filter(|_| self.add_eos) }
+    }
+
+    /// Ids of two texts that belong together, such as a question and an answer, with what the model expects
+    /// around and between them.
+    ///
+    /// # Errors
+    /// The vocabulary cannot express the texts.
+    pub fn encode_pair(&self, first: &str, second: &str) -> Result<PairEncoding> {
+        let inner = match &self.encoder {
+            Encoder::Hf(inner) => return inner.encode_pair(first, second),
+            Encoder::Gguf(inner) => inner,
+        };
+        let mut ids = self.encode(first, true)?;
+        let n_first = ids.len();
+        let begin = if inner.is_word_piece() { None } else { self.bos.filter(|_| self.add_bos) };
+        ids.extend(if inner.is_word_piece() || !self.add_sep { begin } else { self.sep.or(self.eos) });
+        inner.encode(&self.vocabulary, second, true, &mut ids)?;
+        ids.extend(self.end(inner));
+        let second = u32::from(inner.is_word_piece());
+        let type_ids = (0..ids.len()).map(|at| if at < n_first { 0 } else { second }).collect();
+        Ok(PairEncoding { ids, type_ids })
+    }
+
+    /// Ids of `text` without special tokens around it, each with the characters of `text` it covers.
+    ///
+    /// # Errors
+    /// The vocabulary cannot express the text; the tokenizer comes from GGUF, which does not say how offsets
+    /// are trimmed.
+    pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, std::ops::Range<usize>)>> {
+        match &self.encoder {
+            Encoder::Hf(inner) => inner.encode_with_offsets(text),
+            Encoder::Gguf(_) => {
+                let reason = "a GGUF vocabulary does not say how offsets are trimmed; load the checkpoint's tokenizer.json".into();
+                Err(TextError::Tokenizer { action: "offsets", reason })
             }
         }
     }
@@ -231,9 +245,7 @@ impl Tokenizer {
         if let (Encoder::Hf(inner), Decoding::Window | Decoding::WindowHoldingBytes) = (&self.encoder, self.decoding()) {
             return inner.decode(ids, skip_special);
         }
-        let kept = ids.iter().filter(|&&id| !(skip_special && self.is_control(id)));
-        let raw: Vec<u8> = kept.flat_map(|&id| self.token_bytes(id).unwrap_or_default()).copied().collect();
-        Ok(String::from_utf8_lossy(&raw).into_owned())
+        Ok(self.vocabulary.join(ids.iter().copied().filter(|&id| !(skip_special && self.is_control(id)))))
     }
 
     /// The bytes that a token stands for (a word-start mark as a space); `None` when no token has this id.
@@ -243,12 +255,12 @@ impl Tokenizer {
 
     /// A token as the vocabulary spells it.
     pub fn token(&self, id: u32) -> Option<&str> {
-        self.vocabulary.tokens.get(id as usize).map(String::as_str).filter(|t| !t.is_empty())
+        self.vocabulary.token(id)
     }
 
     /// The id of a token as the vocabulary spells it.
     pub fn id(&self, token: &str) -> Option<u32> {
-        self.vocabulary.ids.get(token).copied()
+        self.vocabulary.find(token.as_bytes())
     }
 
     /// Largest id plus one.
@@ -263,7 +275,7 @@ impl Tokenizer {
 
     /// Whether `id` is a control token.
     pub fn is_control(&self, id: u32) -> bool {
-        self.vocabulary.control.get(id as usize).copied().unwrap_or(false)
+        self.vocabulary.is_control(id)
     }
 
     /// Begins a sequence.
@@ -279,6 +291,22 @@ impl Tokenizer {
     /// Ends a turn, where that is another token than [`eos`](Self::eos).
     pub fn eot(&self) -> Option<u32> {
         self.eot
+    }
+
+    /// Ends a message that expects an answer from a tool.
+    pub fn eom(&self) -> Option<u32> {
+        self.eom
+    }
+
+    /// Separates the texts of a pair.
+    pub fn sep(&self) -> Option<u32> {
+        self.sep
+    }
+
+    /// Before the text in front of a gap, before the text behind it, and before the text that fills it.
+    pub fn fill_in_the_middle(&self) -> Option<[u32; 3]> {
+        let [Some(prefix), Some(suffix), Some(middle)] = self.fim else { return None };
+        Some([prefix, suffix, middle])
     }
 
     /// Fills up batches.
@@ -297,24 +325,6 @@ impl Tokenizer {
 
     /// Whether `id` is one byte of a character that may take several tokens.
     pub(crate) fn is_byte_token(&self, id: u32) -> bool {
-        self.vocabulary.byte.get(id as usize).copied().unwrap_or(false)
+        self.vocabulary.is_byte(id)
     }
-}
-
-fn gguf_vocabulary(checked: gguf::CheckedVocab) -> Vocabulary {
-    use gguf::TokenType;
-    let typed = || checked.tokens.iter().zip(&checked.types);
-    let raw = typed().map(|(token, kind)| match bytes::byte_token(token) {
-        Some(byte) if *kind == TokenType::Byte => vec![byte],
-        _ if kind.is_literal() => token.as_bytes().to_vec(),
-        _ => {
-            let mut raw = Vec::new();
-            bytes::push_token(&mut raw, token);
-            raw
-        }
-    });
-    let raw = raw.collect();
-    let special = (0u32..).zip(typed()).filter(|(_, (_, t))| matches!(t, TokenType::Control | TokenType::UserDefined | TokenType::Unknown));
-    let special = special.map(|(id, (text, t))| SpecialToken { id, text: text.clone(), control: *t != TokenType::UserDefined }).collect();
-    Vocabulary::new(checked.tokens, raw, special, checked.ids, Decoding::Bytes)
 }

@@ -1,57 +1,46 @@
 //! Cutting text at special tokens: leftmost first, longest among those that start there.
 
-use std::collections::HashMap;
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
-#[derive(Debug, Default)]
+use crate::{Result, TextError};
+
+#[derive(Debug)]
 pub(super) struct SpecialSplitter {
-    ids: HashMap<Box<[u8]>, u32>,
-    /// Lengths of the tokens that start with each byte, longest first.
-    lengths: HashMap<u8, Vec<usize>>,
+    automaton: Option<AhoCorasick>,
+    ids: Vec<u32>,
 }
 
 impl SpecialSplitter {
-    pub(super) fn new<'a>(tokens: impl Iterator<Item = (&'a str, u32)>) -> Self {
-        let mut out = Self::default();
-        for (text, id) in tokens {
-            let Some(&first) = text.as_bytes().first() else {
-                continue;
-            };
-            out.ids.insert(text.as_bytes().into(), id);
-            let lengths = out.lengths.entry(first).or_default();
-            if let Err(at) = lengths.binary_search_by(|n| text.len().cmp(n)) {
-                lengths.insert(at, text.len());
-            }
+    pub(super) fn new<'a>(tokens: impl Iterator<Item = (&'a [u8], u32)>) -> Result<Self> {
+        let (texts, ids): (Vec<&[u8]>, Vec<u32>) = tokens.filter(|(text, _)| !text.is_empty()).unzip();
+        if texts.is_empty() {
+            return Ok(Self { automaton: None, ids });
         }
-        out
+        let mut builder = AhoCorasick::builder();
+        builder.match_kind(MatchKind::LeftmostLongest).kind(Some(AhoCorasickKind::ContiguousNFA));
+        let built = builder.build(texts).map_err(|e| TextError::vocab("tokens", format!("special tokens: {e}")))?;
+        Ok(Self { automaton: Some(built), ids })
     }
 
     /// Pieces of plain text, each with the special token that follows it.
     pub(super) fn split<'t>(&self, text: &'t str) -> impl Iterator<Item = (&'t str, Option<u32>)> {
-        let mut rest = Some(text);
+        let mut found = self.automaton.as_ref().map(|a| a.find_iter(text));
+        let (mut from, mut done) = (0, false);
         std::iter::from_fn(move || {
-            let text = rest?;
-            let found = self.find(text).and_then(|(at, len, id)| Some((text.get(..at)?, text.get(at + len..)?, id)));
-            match found {
-                Some((plain, behind, id)) => {
-                    rest = Some(behind);
-                    Some((plain, Some(id)))
+            if done {
+                return None;
+            }
+            match found.as_mut().and_then(Iterator::next) {
+                Some(m) => {
+                    let plain = text.get(from..m.start()).unwrap_or_default();
+                    from = m.end();
+                    Some((plain, self.ids.get(m.pattern().as_usize()).copied()))
                 }
                 None => {
-                    rest = None;
-                    Some((text, None))
+                    done = true;
+                    Some((text.get(from..).unwrap_or_default(), None))
                 }
             }
-        })
-    }
-
-    fn find(&self, text: &str) -> Option<(usize, usize, u32)> {
-        let bytes = text.as_bytes();
-        bytes.iter().enumerate().find_map(|(at, first)| {
-            let lengths = self.lengths.get(first)?;
-            lengths.iter().find_map(|&len| {
-                let id = self.ids.get(bytes.get(at..at + len)?)?;
-                Some((at, len, *id))
-            })
         })
     }
 }
@@ -62,10 +51,13 @@ mod tests {
 
     #[test]
     fn leftmost_then_longest() {
-        let s = SpecialSplitter::new([("<a>", 1), ("<a><b>", 2), ("é", 3), ("", 9)].into_iter());
+        let tokens = [("<a>", 1), ("<a><b>", 2), ("é", 3), ("", 9)];
+        let s = SpecialSplitter::new(tokens.iter().map(|(t, id)| (t.as_bytes(), *id))).expect("builds");
         let cut: Vec<_> = s.split("x<a><b>é<a>y").collect();
         assert_eq!(cut, [("x", Some(2)), ("", Some(3)), ("", Some(1)), ("y", None)]);
         assert_eq!(s.split("").collect::<Vec<_>>(), [("", None)]);
         assert_eq!(s.split("<a").collect::<Vec<_>>(), [("<a", None)]);
+        let none = SpecialSplitter::new(std::iter::empty()).expect("builds");
+        assert_eq!(none.split("<a>").collect::<Vec<_>>(), [("<a>", None)]);
     }
 }
