@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use super::GgufVocab;
-use super::pretokenizers::{PreTokenizer, Spaces, Split, TABLE, find, known};
+use super::pretokenizers::{Alphabet, PreTokenizer, Split, TABLE, find, known};
 use crate::{Result, TextError};
 
 const NORMAL: i32 = 1;
@@ -84,6 +84,10 @@ pub fn from_gguf(vocab: &GgufVocab) -> Result<(Value, Map<String, Value>)> {
     }
     let name = vocab.pre.as_deref().unwrap_or("default");
     let pre = find(name).ok_or_else(|| TextError::UnknownPre { pre: name.to_owned(), known: known() })?;
+    if pre.alphabet != Alphabet::Bytes {
+        let reason = format!("`{name}` does not work on bytes; only byte-level BPE can be converted to tokenizer.json");
+        return Err(TextError::vocab("pre", reason));
+    }
     let checked = super::gguf::check(vocab)?;
     drop(checked);
     let kind = |id: usize| vocab.token_types.as_ref().and_then(|t| t.get(id)).copied().unwrap_or(NORMAL);
@@ -138,14 +142,6 @@ fn padding_token(id: usize) -> String {
     format!("[PAD{id}]")
 }
 
-/// The pattern as models publish it, with its look-ahead.
-fn published(split: &Split) -> String {
-    match (split.spaces, split.pattern.strip_suffix(r"|\s+")) {
-        (Spaces::YieldLast | Spaces::YieldLastUnlessNewline, Some(rest)) => format!(r"{rest}|\s+(?!\S)|\s+"),
-        _ => split.pattern.to_owned(),
-    }
-}
-
 /// The patterns of a byte-level pre-tokeniser, one per pass; `None` when it is of another kind.
 fn patterns(pre: &Value) -> Result<Option<Vec<String>>> {
     let listed = pre.get("pretokenizers").and_then(Value::as_array);
@@ -182,7 +178,8 @@ fn pre_tokenizer(tokenizer: &Value, model: &Value, patterns: &[String]) -> Resul
     }
     let ignore_merges = model.get("ignore_merges").and_then(Value::as_bool).unwrap_or(false);
     let same = |row: &&PreTokenizer| {
-        row.splits.iter().map(published).eq(patterns.iter().cloned())
+        row.splits.iter().map(|s| s.pattern).eq(patterns.iter().map(String::as_str))
+            && row.alphabet == Alphabet::Bytes
             && row.nfc == normalizer.is_some()
             && row.ignore_merges == ignore_merges
     };
@@ -255,7 +252,7 @@ fn template(processor: &Value) -> Result<(Vec<String>, Vec<String>)> {
 
 /// The pre-tokeniser of a split rule.
 fn splitting(pre: &PreTokenizer) -> Value {
-    let split = |s: &Split| json!({ "type": "Split", "pattern": { "Regex": published(s) }, "behavior": "Isolated", "invert": false });
+    let split = |s: &Split| json!({ "type": "Split", "pattern": { "Regex": s.pattern }, "behavior": "Isolated", "invert": false });
     let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
     let steps: Vec<Value> = pre.splits.iter().map(split).chain([bytes]).collect();
     json!({ "type": "Sequence", "pretokenizers": steps })

@@ -188,7 +188,7 @@ pub(crate) const TABLE: &[PreTokenizer] = &[
     PreTokenizer { names: &["bailingmoe", "bailingmoe2", "llada-moe"], splits: &[BAILING], ..PLAIN },
     PreTokenizer { names: &["superbpe"], splits: &[NUMBERS, Split { pattern: r"(?=(\d{3})+(?!\d))", how: How::Threes(Threes::Digits) }], ..PLAIN },
     PreTokenizer { names: &["afmoe"], splits: &[
-        Split { pattern: r"\p{AFMoE_digits}", how: How::Threes(Threes::Numbers) },
+        Split { pattern: r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", how: How::Threes(Threes::Numbers) },
         by_automaton(r"[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"),
         DEEPSEEK3], ..PLAIN },
     PreTokenizer { names: &["deepseek-llm"], splits: &[

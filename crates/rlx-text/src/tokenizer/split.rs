@@ -159,7 +159,7 @@ mod tests {
         static RULES: std::sync::OnceLock<Vec<(Splitter, Regex)>> = std::sync::OnceLock::new();
         RULES.get_or_init(|| {
             let mut seen = std::collections::BTreeSet::new();
-            let splits = every_split().filter(|s| !s.pattern.contains("AFMoE") && seen.insert(s.pattern));
+            let splits = every_split().filter(|s| seen.insert(s.pattern));
             let both = |s| (Splitter::new(std::slice::from_ref(s)).expect("compiles"), Regex::new(s.pattern).expect("compiles"));
             splits.map(both).collect()
         })
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn digits_are_grouped_from_the_right() {
-        let afmoe = every_split().find(|s| s.pattern.contains("AFMoE")).expect("in the table");
+        let afmoe = every_split().find(|s| matches!(s.how, How::Threes(Threes::Numbers))).expect("in the table");
         let afmoe = Splitter::new(std::slice::from_ref(afmoe)).expect("compiles");
         assert_eq!(found(&afmoe, "a1234567 12b²345"), ["a", "1", "234", "567", " ", "12", "b", "²", "345"]);
     }
