@@ -5,6 +5,7 @@
 
 use crate::plan::{Layout, Plan};
 use rlx_ir::{Bindings, DType, Graph, Node, Op, Segments, Type};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What a device is and can hold.
@@ -67,6 +68,10 @@ pub enum BackendError {
 pub trait Bytes: Send + Sync {
     /// The bytes.
     fn bytes(&self) -> &[u8];
+    /// Says that this range of the bytes has been copied elsewhere and need not stay in memory.
+    fn release(&self, range: Range<usize>) {
+        let _ = range;
+    }
 }
 
 impl Bytes for Vec<u8> {

@@ -97,7 +97,10 @@ const PACK_BYTES: usize = 1 << 20;
 
 impl Cpu {
     /// Packs `count` matrices, one after the other, on all threads.
-    fn pack(&self, m: &Matmul, count: usize, src: &[u8], step: &(dyn Fn(u64) + Sync)) -> Buffer {
+    ///
+    /// What has been packed is released at once, so that loading a large matrix never holds it twice.
+    fn pack(&self, m: &Matmul, count: usize, data: &dyn Bytes, step: &(dyn Fn(u64) + Sync)) -> Buffer {
+        let src = data.bytes();
         let out = Buffer::zeroed(count * m.bytes());
         let next = AtomicUsize::new(0);
         let groups = (PACK_BYTES / m.group_bytes().max(1)).max(1);
@@ -115,6 +118,8 @@ impl Cpu {
                 // SAFETY: pieces handed out by the counter are disjoint and inside the buffer.
                 let dst = unsafe { std::slice::from_raw_parts_mut(base.get().add(at), range.len() * bytes) };
                 m.pack(&src[matrix * stored..(matrix + 1) * stored], range.clone(), dst);
+                let rows = m.stored_range(range.clone());
+                data.release(matrix * stored + rows.start..matrix * stored + rows.end);
                 step((range.len() * bytes) as u64);
             }
         };
@@ -196,7 +201,7 @@ impl Backend for Cpu {
                         let at = done.fetch_add(n * want / packed.max(1), Ordering::Relaxed);
                         progress(at.min(total), total);
                     };
-                    let own = self.pack(&m, count, bytes, &step);
+                    let own = self.pack(&m, count, &*data.bytes, &step);
                     w.held += packed;
                     Held::Own(own)
                 }
@@ -208,6 +213,7 @@ impl Backend for Cpu {
                 _ => {
                     let mut own = Buffer::zeroed(bytes.len());
                     own.bytes_mut().copy_from_slice(bytes);
+                    data.bytes.release(0..bytes.len());
                     w.held += want;
                     Held::Own(own)
                 }

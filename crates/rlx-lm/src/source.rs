@@ -4,6 +4,7 @@ use rlx_compile::backend::Bytes;
 use rlx_compile::{WeightData, WeightSource};
 use rlx_core::weights::{TensorData, WeightMap};
 use rlx_ir::DType;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A checkpoint's weights by checkpoint name, optionally with block formats dequantised to f32.
@@ -22,6 +23,9 @@ struct Tensor(TensorData);
 impl Bytes for Tensor {
     fn bytes(&self) -> &[u8] {
         &self.0
+    }
+    fn release(&self, range: Range<usize>) {
+        self.0.release(range);
     }
 }
 

@@ -142,6 +142,12 @@ impl Matmul {
         }
     }
 
+    /// Where the rows of these groups are among the weight's stored bytes.
+    pub fn stored_range(&self, groups: Range<usize>) -> Range<usize> {
+        let row_bytes = self.ty.row_bytes(self.k);
+        groups.start * self.group_rows() * row_bytes..(groups.end * self.group_rows()).min(self.n) * row_bytes
+    }
+
     /// Bytes of the whole weight in memory. Packed weights should start on a 64-byte boundary.
     pub fn bytes(&self) -> usize {
         match self.layout {
@@ -172,9 +178,7 @@ impl Matmul {
         assert_eq!(src.len(), self.n * row_bytes, "bytes of {:?}[{}, {}]", self.ty, self.n, self.k);
         assert_eq!(dst.len(), groups.len() * self.group_bytes(), "bytes of {} packed groups", groups.len());
         for (group, out) in groups.zip(dst.chunks_exact_mut(self.group_bytes())) {
-            let first = group * lanes;
-            let last = self.n.min(first + lanes);
-            let rows = &src[first * row_bytes..last * row_bytes];
+            let rows = &src[self.stored_range(group..group + 1)];
             pack::pack_group(self.layout, rows, row_bytes, lanes, self.level.i8_bias(), out);
         }
     }

@@ -109,6 +109,17 @@ impl TensorData {
     pub fn is_mapped(&self) -> bool {
         matches!(self.0, Repr::Mapped(_))
     }
+
+    /// Says that this part of the bytes has been read; of a view that a loader handed out, its pages are given back.
+    /// The rest follows when the view is dropped.
+    pub fn release(&self, part: Range<usize>) {
+        if let Repr::Mapped(region) = &self.0
+            && region.access == Access::Loader
+        {
+            let end = region.range.start.saturating_add(part.end).min(region.range.end);
+            region.map.release(region.range.start.saturating_add(part.start).min(end)..end);
+        }
+    }
 }
 
 impl Deref for TensorData {
