@@ -19,6 +19,7 @@ mod act;
 mod dense;
 mod layout;
 mod pack;
+mod pack_group;
 mod quant;
 
 pub use act::{ActForm, ActSpec};
@@ -179,7 +180,10 @@ impl Matmul {
         assert_eq!(dst.len(), groups.len() * self.group_bytes(), "bytes of {} packed groups", groups.len());
         for (group, out) in groups.zip(dst.chunks_exact_mut(self.group_bytes())) {
             let rows = &src[self.stored_range(group..group + 1)];
-            pack::pack_group(self.layout, rows, row_bytes, lanes, self.level.i8_bias(), out);
+            let whole = rows.len() == lanes * row_bytes;
+            if !(whole && pack_group::pack_whole_group(self.level, self.layout, rows, row_bytes, out)) {
+                pack::pack_group(self.layout, rows, row_bytes, lanes, self.level.i8_bias(), out);
+            }
         }
     }
 

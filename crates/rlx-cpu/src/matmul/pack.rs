@@ -158,6 +158,11 @@ fn unpack_q8_0(from: View<'_>, d: [u8; 2], bias: u32, raw: &mut [u8]) {
     }
 }
 
+/// Writes the 6-bit scales and mins of row `row` of a Q4_K or Q5_K block, 12 bytes in the file, into a packed block.
+pub(super) fn pack_row_scales(q: &[u8], block: &mut [u8], lanes: usize, row: usize) {
+    pack_scales(q, &mut Lane { bytes: block, lanes, row });
+}
+
 /// Writes the 6-bit scales and mins of a K-quant as bytes.
 fn pack_scales(q: &[u8], to: &mut Lane<'_>) {
     for j in 0..4 {

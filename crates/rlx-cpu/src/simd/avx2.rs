@@ -168,6 +168,11 @@ impl Simd for Avx2 {
         with!(_mm256_loadu_si256(p.cast()))
     }
     #[inline(always)]
+    unsafe fn load_rows(self, p: *const u8, stride: usize) -> [__m256i; 8] {
+        // SAFETY: the caller vouches for eight rows of 32 bytes.
+        unsafe { transpose8(p, stride) }
+    }
+    #[inline(always)]
     unsafe fn dup4(self, p: *const i8) -> __m256i {
         with!(_mm256_set1_epi32(p.cast::<i32>().read_unaligned()))
     }
@@ -199,6 +204,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn part_to_i(self, p: __m256i) -> __m256i {
         with!(_mm256_madd_epi16(p, _mm256_set1_epi16(1)))
+    }
+    #[inline(always)]
+    fn bias8(self, w: __m256i) -> __m256i {
+        w
     }
     #[inline(always)]
     fn prep8(self, w: __m256i) -> (__m256i, __m256i) {
@@ -238,4 +247,41 @@ impl Simd for Avx2 {
     fn prefetch(self, p: *const u8) {
         with!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
+}
+
+/// The transpose of eight rows of eight words, the rows `stride` bytes apart.
+///
+/// # Safety
+/// The processor has AVX2; every row is readable for 32 bytes.
+#[inline(always)]
+pub(super) unsafe fn transpose8(p: *const u8, stride: usize) -> [__m256i; 8] {
+    with!({
+        let row = |r: usize| p.add(r * stride).cast();
+        let (r0, r1) = (_mm256_loadu_si256(row(0)), _mm256_loadu_si256(row(1)));
+        let (r2, r3) = (_mm256_loadu_si256(row(2)), _mm256_loadu_si256(row(3)));
+        let (r4, r5) = (_mm256_loadu_si256(row(4)), _mm256_loadu_si256(row(5)));
+        let (r6, r7) = (_mm256_loadu_si256(row(6)), _mm256_loadu_si256(row(7)));
+        // Words 0, 1 (and 4, 5 in the upper half) of two rows each; then 2, 3 (and 6, 7).
+        let (a0, a1) = (_mm256_unpacklo_epi32(r0, r1), _mm256_unpacklo_epi32(r2, r3));
+        let (a2, a3) = (_mm256_unpacklo_epi32(r4, r5), _mm256_unpacklo_epi32(r6, r7));
+        let (b0, b1) = (_mm256_unpackhi_epi32(r0, r1), _mm256_unpackhi_epi32(r2, r3));
+        let (b2, b3) = (_mm256_unpackhi_epi32(r4, r5), _mm256_unpackhi_epi32(r6, r7));
+        // One word (and the fourth after it) of rows 0..4, and of rows 4..8.
+        let (c0, c1, c2, c3) = (
+            (_mm256_unpacklo_epi64(a0, a1), _mm256_unpacklo_epi64(a2, a3)),
+            (_mm256_unpackhi_epi64(a0, a1), _mm256_unpackhi_epi64(a2, a3)),
+            (_mm256_unpacklo_epi64(b0, b1), _mm256_unpacklo_epi64(b2, b3)),
+            (_mm256_unpackhi_epi64(b0, b1), _mm256_unpackhi_epi64(b2, b3)),
+        );
+        [
+            _mm256_permute2x128_si256::<0x20>(c0.0, c0.1),
+            _mm256_permute2x128_si256::<0x20>(c1.0, c1.1),
+            _mm256_permute2x128_si256::<0x20>(c2.0, c2.1),
+            _mm256_permute2x128_si256::<0x20>(c3.0, c3.1),
+            _mm256_permute2x128_si256::<0x31>(c0.0, c0.1),
+            _mm256_permute2x128_si256::<0x31>(c1.0, c1.1),
+            _mm256_permute2x128_si256::<0x31>(c2.0, c2.1),
+            _mm256_permute2x128_si256::<0x31>(c3.0, c3.1),
+        ]
+    })
 }

@@ -159,6 +159,18 @@ impl Simd for Avx512 {
         with!(_mm512_loadu_si512(p.cast()))
     }
     #[inline(always)]
+    unsafe fn load_rows(self, p: *const u8, stride: usize) -> [__m512i; 8] {
+        // AVX-512 has all of AVX2.
+        with!({
+            let (low, high) = (super::avx2::transpose8(p, stride), super::avx2::transpose8(p.add(8 * stride), stride));
+            let mut words = [_mm512_setzero_si512(); 8];
+            for c in 0..8 {
+                words[c] = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low[c]), high[c]);
+            }
+            words
+        })
+    }
+    #[inline(always)]
     unsafe fn dup4(self, p: *const i8) -> __m512i {
         with!(_mm512_set1_epi32(p.cast::<i32>().read_unaligned()))
     }
@@ -190,6 +202,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn part_to_i(self, p: __m512i) -> __m512i {
         p
+    }
+    #[inline(always)]
+    fn bias8(self, w: __m512i) -> __m512i {
+        with!(_mm512_xor_si512(w, _mm512_set1_epi8(Self::I8_BIAS as i8)))
     }
     #[inline(always)]
     fn prep8(self, w: __m512i) -> __m512i {

@@ -137,6 +137,34 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for four bytes; no alignment is asked.
     unsafe fn dup4(self, p: *const i8) -> Self::B;
+    /// Transposes eight words of [`LANES`](Simd::LANES) rows, the rows `stride` bytes apart: vector `c` is word `c` of
+    /// every row.
+    ///
+    /// # Safety
+    /// Every row is readable for 32 bytes; no alignment is asked.
+    #[inline(always)]
+    unsafe fn load_rows(self, p: *const u8, stride: usize) -> [Self::B; 8] {
+        let mut words = [[0u32; 16]; 8];
+        for row in 0..Self::LANES {
+            // SAFETY: the caller vouches for the row; the arrays have the widest vector's size.
+            let row_words = unsafe { p.add(row * stride).cast::<[u32; 8]>().read_unaligned() };
+            for c in 0..8 {
+                words[c][row] = row_words[c];
+            }
+        }
+        // SAFETY: each array holds a whole vector.
+        std::array::from_fn(|c| unsafe { self.load_b(words[c].as_ptr().cast()) })
+    }
+    /// Stores `4 * LANES` bytes.
+    ///
+    /// # Safety
+    /// `p` is writable for `4 * LANES` bytes; no alignment is asked.
+    #[inline(always)]
+    unsafe fn store_b(self, p: *mut u8, b: Self::B) {
+        const { assert!(size_of::<Self::B>() == 4 * Self::LANES) };
+        // SAFETY: the caller's promise; every implementation's vector is its bytes.
+        unsafe { p.cast::<Self::B>().write_unaligned(b) }
+    }
     /// `(b >> N) & mask` of each byte.
     fn bits_shr<const N: u32>(self, b: Self::B, mask: u8) -> Self::B;
     /// `(b << N) & mask` of each byte.
@@ -152,6 +180,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn flush(self, sum: Self::I, p: Self::Part, scale: Self::Scale) -> Self::I;
     /// `part`, as i32.
     fn part_to_i(self, p: Self::Part) -> Self::I;
+    /// Adds [`I8_BIAS`](Simd::I8_BIAS) to signed weights that are being packed.
+    fn bias8(self, w: Self::B) -> Self::B;
     /// Weights of [`dot8`](Simd::dot8): i8, plus [`I8_BIAS`](Simd::I8_BIAS).
     fn prep8(self, w: Self::B) -> Self::W8;
     /// Adds, lane by lane, the four products of weights (with their bias) and activations (-127..=127).

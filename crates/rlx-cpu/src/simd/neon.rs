@@ -217,6 +217,10 @@ impl Simd for Neon {
         p
     }
     #[inline(always)]
+    fn bias8(self, w: Self::B) -> Self::B {
+        w
+    }
+    #[inline(always)]
     fn prep8(self, w: Self::B) -> Self::W8 {
         w
     }

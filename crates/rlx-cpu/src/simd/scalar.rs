@@ -180,6 +180,10 @@ impl<const L: usize> Simd for Scalar<L> {
         p
     }
     #[inline(always)]
+    fn bias8(self, w: Self::B) -> Self::B {
+        w.map(|bytes| bytes.map(|b| b ^ Self::I8_BIAS))
+    }
+    #[inline(always)]
     fn prep8(self, w: Self::B) -> Self::W8 {
         w
     }
