@@ -203,6 +203,7 @@ impl LmBuilder {
         let path = self.weights.as_deref().ok_or(LmError::NoWeights)?;
         let checkpoint = Arc::new(open_with(self.load.clone().access(Access::Loader), path)?);
         registry::assert_family(&checkpoint, self.family)?;
+        checkpoint.check_quantization()?;
         let config = ConfigSource::open(&checkpoint)?;
         let unknown = HeadCounts { query: 1, key_value: 1 };
         let names = self.named(&checkpoint, unknown);

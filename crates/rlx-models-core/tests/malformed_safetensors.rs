@@ -132,6 +132,7 @@ fn safetensors_22_shapes_and_types() {
 fn safetensors_23_metadata_and_names() {
     let with = |more: &str| safetensors(&format!(r#"{{{more},{}"#, &ONE[1..]), &[0; 8]);
     accepted(&with(r#""__metadata__":{"format":"pt"}"#));
+    accepted(&with(r#""__metadata__":null"#));
     refused(&with(r#""__metadata__":{"format":1}"#), "expected a string");
     refused(&with(r#""__metadata__":[]"#), "object of strings");
     refused(&with(r#""__metadata__":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}"#), "expected a string");

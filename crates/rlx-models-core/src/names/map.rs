@@ -169,14 +169,18 @@ impl WeightMap {
     /// One line: no such tensor, with the nearest; both shapes, with file and tensor; a type that cannot be used.
     pub fn param_type(&self, name: &str, shape: &[Dim]) -> Result<DType, String> {
         let Some(meta) = self.meta(name) else {
+            if let Some(refusal) = self.checkpoint.refusal(name) {
+                return Err(refusal.to_string());
+            }
             return Err(format!("{}: no tensor {}", self.checkpoint.path().display(), self.missing(name)));
         };
+        let dtype = self.checkpoint.check_tensor(meta).map_err(|e| e.to_string())?;
         let place = || format!("{}: tensor {}", self.checkpoint.file_of(meta).display(), quote(&meta.name));
         let same = shape.len() == meta.shape.len() && shape.iter().zip(&meta.shape).all(|(want, have)| want.as_const() == Some(*have));
         if !same {
             return Err(format!("{} has shape {:?}, but the model needs {}", place(), meta.shape, Shape::from(shape)));
         }
-        meta.dtype().ok_or_else(|| format!("{} has elements of type {}, which cannot be computed with", place(), meta.stored))
+        Ok(dtype)
     }
 
     /// Compares the names a model uses with those of the checkpoint.  `tolerated` are patterns of checkpoint names

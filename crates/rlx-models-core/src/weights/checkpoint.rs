@@ -3,11 +3,12 @@
 
 use super::tensor::known_types;
 use super::{
-    Access, LoadOpts, Mapping, ResolvedWeights, StoredType, TensorData, TensorMeta, TensorView, WeightFormat, WeightsError, custom, index,
-    mtp, resolve, safetensors,
+    Access, LoadOpts, Mapping, Quantization, ResolvedWeights, StoredType, TensorData, TensorMeta, TensorView, WeightFormat, WeightsError,
+    custom, index, mtp, packed, resolve, safetensors,
 };
 use crate::message;
 use rlx_gguf::Gguf;
+use rlx_ir::DType;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ pub struct Checkpoint {
     tensors: Vec<TensorMeta>,
     /// Positions in `tensors`.
     mtp: Vec<u32>,
+    packed: packed::Packed,
     gguf: Option<Arc<Gguf>>,
 }
 
@@ -49,6 +51,9 @@ pub fn open_with(opts: LoadOpts, path: impl AsRef<Path>) -> Result<Checkpoint, W
         }
     };
     checkpoint.access = opts.access;
+    if format == WeightFormat::Safetensors {
+        checkpoint.present_packed()?;
+    }
     Ok(checkpoint)
 }
 
@@ -103,7 +108,54 @@ fn gguf(path: PathBuf) -> Result<Checkpoint, WeightsError> {
 impl Checkpoint {
     fn new(path: PathBuf, format: WeightFormat, maps: Vec<Arc<Mapping>>, tensors: Vec<TensorMeta>) -> Checkpoint {
         let mtp = mtp::indices(tensors.iter().map(|t| t.name.as_str()));
-        Checkpoint { path, format, access: Access::Map, maps, tensors, mtp, gguf: None }
+        Checkpoint { path, format, access: Access::Map, maps, tensors, mtp, packed: packed::Packed::default(), gguf: None }
+    }
+
+    /// Puts one tensor in the place of those that a quantised weight consists of.
+    fn present_packed(&mut self) -> Result<(), WeightsError> {
+        let mut tensors = std::mem::take(&mut self.tensors);
+        self.packed = packed::present(&mut tensors, &self.path, &|t| Ok(self.data(t)?.to_vec()))?;
+        self.mtp = mtp::indices(tensors.iter().map(|t| t.name.as_str()));
+        self.tensors = tensors;
+        Ok(())
+    }
+
+    /// How the weights of a safetensors checkpoint are quantised, where they are.
+    pub fn quantization(&self) -> Option<&Quantization> {
+        self.packed.quantization.as_ref()
+    }
+
+    /// An error when the weights are quantised by a method that cannot be used.
+    ///
+    /// # Errors
+    /// [`WeightsError::Quantization`].
+    pub fn check_quantization(&self) -> Result<(), WeightsError> {
+        match self.quantization() {
+            Some(Quantization { method, refused: Some(why), .. }) => {
+                Err(WeightsError::Quantization { path: self.path.clone(), method: method.clone(), why: why.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Why the quantised weight of this name cannot be put together from its parts.
+    pub(crate) fn refusal(&self, name: &str) -> Option<WeightsError> {
+        let Some(packed::Made::Refused(why)) = self.packed.get(name) else { return None };
+        Some(WeightsError::Weight { file: self.path.clone(), tensor: name.into(), why: why.clone() })
+    }
+
+    /// The type of a tensor, or an error when it cannot be used; no data is read.
+    ///
+    /// # Errors
+    /// [`WeightsError::UnsupportedType`], [`WeightsError::Weight`].
+    pub fn check_tensor(&self, t: &TensorMeta) -> Result<DType, WeightsError> {
+        if let Some(refusal) = self.refusal(&t.name) {
+            return Err(refusal);
+        }
+        t.dtype().ok_or_else(|| {
+            let (file, tensor, found) = (self.file_of(t).into(), t.name.clone(), t.stored.to_string());
+            WeightsError::UnsupportedType { file, tensor, found, expected: known_types() }
+        })
     }
 
     /// The container.
@@ -160,19 +212,19 @@ impl Checkpoint {
         self.gguf.as_ref()
     }
 
-    /// A view of the tensor named `name`.
+    /// The tensor named `name`: a view of its file, or put together in memory where the file has it in parts.
     ///
     /// # Errors
-    /// [`WeightsError::MissingTensor`] with the nearest names, [`WeightsError::UnsupportedType`],
+    /// [`WeightsError::MissingTensor`] with the nearest names, [`WeightsError::UnsupportedType`], [`WeightsError::Weight`],
     /// [`WeightsError::Shrunk`] when the file became shorter since it was opened.
     pub fn get(&self, name: &str) -> Result<TensorView<'_>, WeightsError> {
         match self.find(name) {
             Some(t) => self.view(t),
-            None => Err(WeightsError::MissingTensor {
+            None => Err(self.refusal(name).unwrap_or_else(|| WeightsError::MissingTensor {
                 path: self.path.clone(),
                 tensor: name.into(),
                 nearest: message::nearest(name, self.tensors.iter().map(|t| t.name.as_str())),
-            }),
+            })),
         }
     }
 
@@ -181,11 +233,21 @@ impl Checkpoint {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn view<'a>(&'a self, t: &'a TensorMeta) -> Result<TensorView<'a>, WeightsError> {
-        let StoredType::Known(dtype) = t.stored else {
-            let (file, tensor, found) = (self.file_of(t).into(), t.name.clone(), t.stored.to_string());
-            return Err(WeightsError::UnsupportedType { file, tensor, found, expected: known_types() });
+        let dtype = self.check_tensor(t)?;
+        let data = match self.packed.get(&t.name) {
+            Some(packed::Made::Whole(recipe)) => self.assembled(t, recipe)?,
+            _ => self.data(t)?,
         };
-        Ok(TensorView { name: &t.name, dtype, shape: &t.shape, data: self.data(t)? })
+        Ok(TensorView { name: &t.name, dtype, shape: &t.shape, data })
+    }
+
+    /// The bytes of a weight, put together from its parts.
+    fn assembled(&self, t: &TensorMeta, recipe: &packed::Recipe) -> Result<TensorData, WeightsError> {
+        let parts = recipe.parts.iter().map(|p| self.data(p)).collect::<Result<Vec<_>, _>>()?;
+        let slices: Vec<&[u8]> = parts.iter().map(|p| &**p).collect();
+        let bytes = usize::try_from(t.bytes).map_err(|_| format!("{} bytes are more than this machine addresses", t.bytes));
+        let made = bytes.and_then(|n| recipe.assemble(&slices, n));
+        made.map(TensorData::from).map_err(|why| WeightsError::Weight { file: self.file_of(t).into(), tensor: t.name.clone(), why })
     }
 
     /// The bytes of a tensor where they lie in its file.

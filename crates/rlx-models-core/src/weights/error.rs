@@ -51,6 +51,15 @@ pub enum WeightsError {
     /// The file became shorter after it was opened.
     #[error("{}: the file shrank to {found} bytes while open, expected {expected}", file.display())]
     Shrunk { file: PathBuf, found: u64, expected: u64 },
+    /// Tensors that should make up one quantised weight.
+    #[error("{}: quantised weight: found {found}; expected {expected}", file.display())]
+    Parts { file: PathBuf, found: String, expected: String },
+    /// A quantised weight that no block format can represent.
+    #[error("{}: tensor {} cannot be used: {why}", file.display(), quote(tensor))]
+    Weight { file: PathBuf, tensor: String, why: String },
+    /// The weights are quantised by a method that is not read here.
+    #[error("{}: weights are quantised with {}: {why}", path.display(), quote(method))]
+    Quantization { path: PathBuf, method: String, why: String },
     /// The checkpoint is of another architecture.
     #[error("{}: found {found}, expected one of {}{}; rlx-run auto finds the program for it", path.display(), list(expected), hint(nearest))]
     Architecture { path: PathBuf, found: String, expected: Vec<String>, nearest: Vec<String> },

@@ -10,6 +10,9 @@
 //! without copying.  [`LoadOpts::map`] is for tensors in any order, [`LoadOpts::loader`] for handing each over once:
 //! see [`Access`].
 //!
+//! Weights that safetensors files keep in several tensors (MLX, GPTQ, AWQ, compressed-tensors, fp8 with scales) are
+//! presented as one tensor of a block format: see [`Quantization`] and [`Checkpoint::quantization`].
+//!
 //! Files must not be made shorter while they are open: see [`Mapping`].
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -20,6 +23,7 @@ mod index;
 mod map;
 mod mtp;
 mod opts;
+mod packed;
 mod resolve;
 mod safetensors;
 mod tensor;
@@ -31,6 +35,7 @@ pub use error::WeightsError;
 pub use index::{MAX_INDEX_BYTES, MAX_SHARDS};
 pub use map::{Mapping, TensorData};
 pub use opts::{Access, LoadOpts, ResolveWeightsOptions, ResolvedWeights, WeightFormat};
+pub use packed::Quantization;
 pub use resolve::resolve_weights;
 pub use safetensors::{MAX_DIMS, MAX_HEADER_BYTES, MAX_NAME_BYTES};
 pub use tensor::{StoredType, TensorMeta, TensorView};

@@ -251,13 +251,13 @@ impl<'de> Visitor<'de> for Text {
     }
 }
 
-/// `__metadata__`: an object of strings, checked and passed over.
+/// `__metadata__`: an object of strings, checked and passed over; MLX writes null when there are none.
 struct Strings;
 
 impl<'de> DeserializeSeed<'de> for Strings {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
-        d.deserialize_map(self)
+        d.deserialize_any(self)
     }
 }
 
@@ -265,6 +265,9 @@ impl<'de> Visitor<'de> for Strings {
     type Value = ();
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("__metadata__ to be an object of strings")
+    }
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while map.next_key_seed(Text)?.is_some() {
