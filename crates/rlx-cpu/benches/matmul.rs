@@ -13,16 +13,14 @@ use std::time::{Duration, Instant};
 
 const SHAPES: [(usize, usize); 3] = [(3072, 1024), (1024, 3072), (151_936, 1024)];
 
-const TYPES: [(&str, WeightType); 8] = [
-    ("q4_0", WeightType::Block(BlockFormat::Q4_0)),
-    ("q8_0", WeightType::Block(BlockFormat::Q8_0)),
-    ("q4_k", WeightType::Block(BlockFormat::Q4K)),
-    ("q5_k", WeightType::Block(BlockFormat::Q5K)),
-    ("q6_k", WeightType::Block(BlockFormat::Q6K)),
-    ("bf16", WeightType::BF16),
-    ("f16", WeightType::F16),
-    ("f32", WeightType::F32),
-];
+const FLOATS: [(&str, WeightType); 3] = [("bf16", WeightType::BF16), ("f16", WeightType::F16), ("f32", WeightType::F32)];
+/// Measured where nothing else is named; `formats=` takes any.
+const BLOCKS: [&str; 8] = ["q4_0", "q8_0", "q4_k", "q5_k", "q6_k", "affine4_g64_bf16", "affine8_g64_bf16", "fp8_g128"];
+
+fn weight_type(name: &str) -> WeightType {
+    let float = FLOATS.iter().find(|f| f.0 == name).map(|f| f.1);
+    float.unwrap_or_else(|| WeightType::Block(BlockFormat::from_name(name).expect("a format")))
+}
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -209,6 +207,8 @@ fn fill(ty: WeightType, bytes: &mut [u8]) {
         c.copy_from_slice(&(x >> 3).to_le_bytes());
     }
     let (step, halves): (usize, &[usize]) = match ty {
+        WeightType::Block(f @ BlockFormat::Affine(_)) => (f.block_bytes(), &[0, 2]),
+        WeightType::Block(f @ BlockFormat::Fp8(_)) => (f.block_bytes(), &[2]),
         WeightType::Block(f @ BlockFormat::Q6K) => (f.block_bytes(), &[208]),
         WeightType::Block(f @ (BlockFormat::Q4K | BlockFormat::Q5K)) => (f.block_bytes(), &[0, 2]),
         WeightType::Block(f) => (f.block_bytes(), &[0]),
@@ -307,10 +307,9 @@ fn main() {
     if arg("formats").is_none_or(|f| f.split(',').any(|f| f == "attention")) {
         attention(level, &threads, time);
     }
-    for (name, ty) in TYPES {
-        if arg("formats").is_some_and(|f| f.split(',').all(|f| f != name)) {
-            continue;
-        }
+    let named: Vec<&str> = arg("formats").map_or(BLOCKS.into_iter().chain(FLOATS.map(|f| f.0)).collect(), |f| f.split(',').collect());
+    for name in named.into_iter().filter(|n| *n != "attention") {
+        let ty = weight_type(name);
         for (n, k) in SHAPES {
             if !ns.is_empty() && !ns.contains(&n) || n > 100_000 && ty == WeightType::F32 {
                 continue;

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use levels::levels;
 use rlx_cpu::matmul::{ActForm, Matmul, Mode, Output, WeightType};
 use rlx_cpu::simd::Level;
-use rlx_gguf::blocks::BlockFormat;
+use rlx_gguf::blocks::{Affine, BlockFormat, Fp8, ScaleType};
 
 /// A deterministic stream of numbers.
 struct Numbers(u64);
@@ -30,7 +30,22 @@ impl Numbers {
     }
 }
 
-const FAST: [BlockFormat; 5] = [BlockFormat::Q4_0, BlockFormat::Q8_0, BlockFormat::Q4K, BlockFormat::Q5K, BlockFormat::Q6K];
+const GGML: [BlockFormat; 5] = [BlockFormat::Q4_0, BlockFormat::Q8_0, BlockFormat::Q4K, BlockFormat::Q5K, BlockFormat::Q6K];
+
+/// Formats with packed layouts: of the affine ones every number of bits with every group, and every type of scale.
+fn fast() -> Vec<BlockFormat> {
+    let affine = Affine::all().filter(|a| a.scale() == ScaleType::ALL[(a.bits() + a.group().ilog2() as usize) % 3]);
+    GGML.into_iter().chain(affine.map(BlockFormat::Affine)).collect()
+}
+
+/// Elements that share a scale when activations are quantised, or `None`.
+fn activation_block(form: ActForm) -> Option<usize> {
+    match form {
+        ActForm::F32 => None,
+        ActForm::Q8Block(len) => Some(len),
+        ActForm::Q8Super256 => Some(256),
+    }
+}
 
 /// A weight as in a file, and its values.
 struct Weight {
@@ -142,7 +157,9 @@ fn sizes(block: usize) -> Vec<(usize, usize, usize)> {
 #[test]
 fn exact_products_are_f32_products() {
     let mut types = vec![WeightType::F32, WeightType::F16, WeightType::BF16];
-    types.extend(FAST.map(WeightType::Block));
+    types.extend(GGML.map(WeightType::Block));
+    let affine = Affine::all().filter(|a| a.group() == 64 && a.scale() == ScaleType::BF16);
+    types.extend(affine.map(BlockFormat::Affine).chain(Fp8::all().map(BlockFormat::Fp8)).map(WeightType::Block));
     types.extend([BlockFormat::Q4_1, BlockFormat::Q5_0, BlockFormat::Q2K, BlockFormat::Q3K].map(WeightType::Block));
     let mut r = Numbers(7);
     for ty in types {
@@ -164,13 +181,13 @@ fn exact_products_are_f32_products() {
 #[test]
 fn fast_products_round_nothing_but_the_activations() {
     let mut r = Numbers(11);
-    for f in FAST {
+    for f in fast() {
         let ty = WeightType::Block(f);
         for (m, n, k) in sizes(f.block_len()) {
             let (w, x) = (weight(ty, n, k, &mut r), r.normals(m * k));
             for level in levels() {
                 let form = Matmul::new(ty, Mode::Fast, level, n, k).activation().form();
-                let len = if form == ActForm::Q8Block32 { 32 } else { 256 };
+                let len = activation_block(form).expect("a fast format");
                 let got = w.product(Mode::Fast, level, &x, m);
                 check(&format!("{f:?} {level} {m}x{n}x{k}"), &got, &w.reference(&quantised(&x, len), m), 2e-6);
                 let (mut error, mut power) = (0.0, 0.0);
@@ -193,11 +210,8 @@ fn products_larger_than_every_cache_block_are_whole() {
     {
         let (w, x) = (weight(ty, n, k, &mut r), r.normals(m * k));
         for level in levels() {
-            let seen = match Matmul::new(ty, Mode::Fast, level, n, k).activation().form() {
-                ActForm::F32 => x.clone(),
-                ActForm::Q8Block32 => quantised(&x, 32),
-                ActForm::Q8Super256 => quantised(&x, 256),
-            };
+            let form = Matmul::new(ty, Mode::Fast, level, n, k).activation().form();
+            let seen = activation_block(form).map_or(x.clone(), |len| quantised(&x, len));
             let got = w.product(Mode::Fast, level, &x, m);
             check(&format!("{ty:?} {level}"), &got, &w.reference(&seen, m), 2e-6);
         }
@@ -207,20 +221,22 @@ fn products_larger_than_every_cache_block_are_whole() {
 #[test]
 fn extreme_weights_and_activations_do_not_overflow() {
     let mut r = Numbers(5);
-    for f in FAST {
+    for f in fast() {
         let ty = WeightType::Block(f);
         let (m, n, k) = (9, 19, 512);
         for pattern in 0..4 {
             let mut w = weight(ty, n, k, &mut r);
-            // All code and scale bytes at an extreme; the f16 scales stay small and finite.
+            // All code and scale bytes at an extreme; the float scales stay small and finite.
             let (codes, halves): (u8, &[usize]) = match f {
                 BlockFormat::Q4K | BlockFormat::Q5K => (0xff, &[0, 2]),
                 BlockFormat::Q6K => ([0xff, 0x80, 0x7f, 0x00][pattern], &[208]),
                 BlockFormat::Q8_0 => ([0x80, 0x7f, 0xff, 0x81][pattern], &[0]),
+                BlockFormat::Affine(_) => ([0xff, 0x00, 0x7f, 0x80][pattern], &[]),
                 _ => (0xff, &[0]),
             };
             for block in w.bytes.chunks_exact_mut(f.block_bytes()) {
-                block.fill(codes);
+                let numbers = if let BlockFormat::Affine(a) = f { a.codes_at() } else { 0 };
+                block[numbers..].fill(codes);
                 for &at in halves {
                     block[at..at + 2].copy_from_slice(&f16::from_f32(0.01).to_le_bytes());
                 }
@@ -241,14 +257,15 @@ fn extreme_weights_and_activations_do_not_overflow() {
 #[test]
 fn unpacked_rows_are_the_files_rows() {
     let mut r = Numbers(3);
-    for f in FAST {
+    for f in fast() {
         let (n, k) = (35, 3 * f.block_len());
         let ty = WeightType::Block(f);
         let mut w = weight(ty, n, k, &mut r);
         // Any bytes at all survive, but for NaN scales, which compare unequal.
         for (i, b) in w.bytes.iter_mut().enumerate() {
             let at = i % f.block_bytes();
-            let scale = !(4..208).contains(&at);
+            let first = if let BlockFormat::Affine(a) = f { a.codes_at() } else { 4 };
+            let scale = !(first..208).contains(&at);
             *b = if scale { *b } else { r.next() as u8 };
         }
         f.dequantize(&w.bytes, &mut w.values).expect("whole blocks");
@@ -269,7 +286,7 @@ fn unpacked_rows_are_the_files_rows() {
 #[test]
 fn packed_weights_are_at_most_four_percent_larger() {
     for level in levels() {
-        for f in FAST {
+        for f in fast() {
             let ty = WeightType::Block(f);
             let mm = Matmul::new(ty, Mode::Fast, level, 1024, 1024);
             let file = 1024 * ty.row_bytes(1024);
@@ -290,7 +307,7 @@ fn weights_of_one_family_share_activations() {
 #[test]
 fn not_a_number_reaches_the_output() {
     let mut r = Numbers(9);
-    for f in FAST {
+    for f in fast() {
         for bad in [f32::NAN, f32::INFINITY] {
             let (w, mut x) = (weight(WeightType::Block(f), 9, 512, &mut r), r.normals(512));
             x[77] = bad;

@@ -6,7 +6,7 @@
 //!
 //! | form | record |
 //! |---|---|
-//! | [`ActForm::Q8Block32`] | 32 × i8, scale f32, scale × sum f32 |
+//! | [`ActForm::Q8Block`] of `n` | n × i8, scale f32, scale × sum f32 |
 //! | [`ActForm::Q8Super256`] | 256 × i8, sums of 16 as 16 × i16, sums of 32 as 8 × i16, scale f32, padded to 320 |
 //!
 //! Scales are `max|x| / 127`, numbers are rounded to nearest even.
@@ -19,8 +19,8 @@ use std::ops::Range;
 pub enum ActForm {
     /// As they are; nothing is prepared.
     F32,
-    /// int8 with a scale per 32.
-    Q8Block32,
+    /// int8 with a scale per 32, 64 or 128.
+    Q8Block(usize),
     /// int8 with a scale per 256, and the sums that K-quants need.
     Q8Super256,
 }
@@ -33,11 +33,17 @@ pub struct ActSpec {
     pub(super) k: usize,
 }
 
-/// Byte offsets in a [`ActForm::Q8Block32`] record.
-pub(super) mod b32 {
-    pub const SCALE: usize = 32;
-    pub const SUM: usize = 36;
-    pub const BYTES: usize = 40;
+/// Byte offsets in a [`ActForm::Q8Block`] record of `len` elements.
+pub(super) mod block {
+    pub const fn scale(len: usize) -> usize {
+        len
+    }
+    pub const fn sum(len: usize) -> usize {
+        len + 4
+    }
+    pub const fn bytes(len: usize) -> usize {
+        len + 8
+    }
 }
 
 /// Byte offsets in a [`ActForm::Q8Super256`] record.
@@ -58,7 +64,7 @@ impl ActSpec {
     pub(super) fn record(self) -> (usize, usize) {
         match self.form {
             ActForm::F32 => (1, 0),
-            ActForm::Q8Block32 => (32, b32::BYTES),
+            ActForm::Q8Block(len) => (len, block::bytes(len)),
             ActForm::Q8Super256 => (256, s256::BYTES),
         }
     }
@@ -178,11 +184,16 @@ impl Kernel for Quantise {
                 let to = self.to.add(b * self.step);
                 match self.form {
                     ActForm::F32 => {}
-                    ActForm::Q8Block32 => {
-                        let (d, sums) = quantise::<S, 32>(s, self.x.add(32 * b), to);
-                        let sum: i32 = sums.iter().take(2).sum();
-                        to.add(b32::SCALE).cast::<f32>().write_unaligned(d);
-                        to.add(b32::SUM).cast::<f32>().write_unaligned(d * sum as f32);
+                    ActForm::Q8Block(len) => {
+                        let x = self.x.add(len * b);
+                        let (d, sums) = match len {
+                            32 => quantise::<S, 32>(s, x, to),
+                            64 => quantise::<S, 64>(s, x, to),
+                            _ => quantise::<S, 128>(s, x, to),
+                        };
+                        let sum: i32 = sums.iter().take(len / 16).sum();
+                        to.add(block::scale(len)).cast::<f32>().write_unaligned(d);
+                        to.add(block::sum(len)).cast::<f32>().write_unaligned(d * sum as f32);
                     }
                     ActForm::Q8Super256 => {
                         let (d, sums) = quantise::<S, 256>(s, self.x.add(256 * b), to);

@@ -10,13 +10,14 @@
 //! | Q8_0 | 32 | `d[R]` | `[8][R]` words: chunk `c` (plus 128 where the instruction set wants it) |
 //! | Q4_K | 256 | `d[R] dmin[R]` | scales, mins: `[4][R][2]` u8 each; `[8][4][R]` words as in Q4_0 |
 //! | Q5_K | 256 | `d[R] dmin[R]` | scales, mins as Q4_K; per sub-block of 32: `[R]` words of fifth bits (chunk `c` in bit `c`), then `[4][R]` words as in Q4_0 |
+//! | affine | group | | `scale[R] bias[R]`, then per 32 and bits, words `[R]`: 2: chunks 0 to 3, chunks 4 to 7; 3: the same, and upper bits (chunk `c` in bit `c`); 4, 5, 6 as in Q4_0, Q5_K and Q6_K; 8 as in Q8_0, less 128 |
 //! | Q6_K | 256 | `d[R]` | scales: `[8][R][2]` i8; per 16: `[R]` words low nibbles of chunks 0, 1; `[R]` of chunks 2, 3; `[R]` of upper bits (chunk `c` in bits `2c`, `2c+1`) |
 //!
 //! The header is padded to 64 bytes, so groups and blocks of 256 keep the alignment of their vectors. Sizes are those
-//! of the file's formats, but for expanded 6-bit scales: +2.8 % for Q4_K, +2.3 % for Q5_K, -1.0 + 1.0 % for Q6_K.
+//! of the file's formats (affine ones exactly), but for expanded 6-bit scales: +2.8 % for Q4_K, +2.3 % for Q5_K, -1.0 + 1.0 % for Q6_K.
 
 use super::act::ActForm;
-use rlx_gguf::blocks::BlockFormat;
+use rlx_gguf::blocks::{Affine, BlockFormat};
 
 /// A packed layout, or the file's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub(super) enum Layout {
     Q4K,
     Q5K,
     Q6K,
+    Affine(Affine),
 }
 
 impl Layout {
@@ -38,6 +40,7 @@ impl Layout {
             BlockFormat::Q4K => Layout::Q4K,
             BlockFormat::Q5K => Layout::Q5K,
             BlockFormat::Q6K => Layout::Q6K,
+            BlockFormat::Affine(a) => Layout::Affine(a),
             _ => Layout::Raw,
         }
     }
@@ -54,6 +57,7 @@ impl Layout {
             Layout::Q4K => BlockFormat::Q4K,
             Layout::Q5K => BlockFormat::Q5K,
             Layout::Q6K => BlockFormat::Q6K,
+            Layout::Affine(a) => BlockFormat::Affine(a),
         }
     }
 
@@ -63,13 +67,14 @@ impl Layout {
             Layout::Raw => 1,
             Layout::Q4_0 | Layout::Q8_0 => 32,
             Layout::Q4K | Layout::Q5K | Layout::Q6K => 256,
+            Layout::Affine(a) => a.group(),
         }
     }
 
     /// f16 numbers per row and block in the header.
     pub fn n_halves(self) -> usize {
         match self {
-            Layout::Raw => 0,
+            Layout::Raw | Layout::Affine(_) => 0,
             Layout::Q4_0 | Layout::Q8_0 | Layout::Q6K => 1,
             Layout::Q4K | Layout::Q5K => 2,
         }
@@ -84,6 +89,7 @@ impl Layout {
             Layout::Q4K => 16 + 128,
             Layout::Q5K => 16 + 32 + 128,
             Layout::Q6K => 16 + 192,
+            Layout::Affine(a) => a.block_bytes(),
         }
     }
 
@@ -102,7 +108,8 @@ impl Layout {
     pub fn act_form(self) -> ActForm {
         match self {
             Layout::Raw => ActForm::F32,
-            Layout::Q4_0 | Layout::Q8_0 => ActForm::Q8Block32,
+            Layout::Q4_0 | Layout::Q8_0 => ActForm::Q8Block(32),
+            Layout::Affine(a) => ActForm::Q8Block(a.group()),
             Layout::Q4K | Layout::Q5K | Layout::Q6K => ActForm::Q8Super256,
         }
     }

@@ -11,11 +11,14 @@
 //! | weights | mode | memory | arithmetic |
 //! |---|---|---|---|
 //! | Q4_0, Q8_0 | fast | packed | int8, one activation scale per 32 |
+//! | affine | fast | packed | int8, one activation scale per group |
 //! | Q4_K, Q5_K, Q6_K | fast | packed | int8, one activation scale per 256 |
 //! | f32, f16, bf16 | any | file's bytes | f32 |
 //! | all other formats, and exact mode | any | file's bytes | rows dequantised to f32 tiles, f32 |
 
 mod act;
+mod affine;
+mod codes;
 mod dense;
 mod layout;
 mod pack;

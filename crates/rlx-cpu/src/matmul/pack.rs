@@ -2,6 +2,7 @@
 //!
 //! Both work on words of four codes, and are exact inverses: a row is taken out by rebuilding the file's blocks.
 
+use super::affine;
 use super::layout::Layout;
 
 const LOW: u32 = 0x0f0f_0f0f;
@@ -28,6 +29,10 @@ pub(super) fn pack_group(l: Layout, rows: &[u8], row_bytes: usize, lanes: usize,
                 Layout::Q4K => pack_q4k(raw, &mut to),
                 Layout::Q5K => pack_q5k(raw, &mut to),
                 Layout::Q6K => pack_q6k(raw, &mut to),
+                Layout::Affine(a) => {
+                    affine::pack(a, raw, bias, &mut to);
+                    [[0; 2]; 2]
+                }
                 Layout::Raw => unreachable!("the file's bytes are not packed"),
             };
             for (i, h) in halves.iter().take(l.n_halves()).enumerate() {
@@ -59,6 +64,7 @@ pub(super) fn unpack_row(l: Layout, group: &[u8], row: usize, lanes: usize, i8_b
             Layout::Q4K => unpack_q4k(from, [half(0), half(1)], raw),
             Layout::Q5K => unpack_q5k(from, [half(0), half(1)], raw),
             Layout::Q6K => unpack_q6k(from, half(0), raw),
+            Layout::Affine(a) => affine::unpack(a, from, bias, raw),
             Layout::Raw => unreachable!("the file's bytes are not packed"),
         }
         format.dequantize(raw, out).expect("one block on both sides");
@@ -66,7 +72,7 @@ pub(super) fn unpack_row(l: Layout, group: &[u8], row: usize, lanes: usize, i8_b
 }
 
 /// One row's place in a block's body.
-struct Lane<'a> {
+pub(super) struct Lane<'a> {
     bytes: &'a mut [u8],
     lanes: usize,
     row: usize,
@@ -75,9 +81,15 @@ struct Lane<'a> {
 impl Lane<'_> {
     /// Writes word `i` of the row, counting words from byte `base * lanes` of the body.
     #[inline(always)]
-    fn word(&mut self, base: usize, i: usize, value: u32) {
+    pub fn word(&mut self, base: usize, i: usize, value: u32) {
         let at = base * self.lanes + 4 * (i * self.lanes + self.row);
         self.bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Writes number `i` of the row from the start of the body, where there are only numbers of this size.
+    pub fn number(&mut self, i: usize, value: &[u8]) {
+        let at = value.len() * (i * self.lanes + self.row);
+        self.bytes[at..at + value.len()].copy_from_slice(value);
     }
 
     /// Writes scale `i` of the row into pairs from byte `base * lanes`.
@@ -89,15 +101,20 @@ impl Lane<'_> {
 
 /// One row's place in a block's body, to be read.
 #[derive(Clone, Copy)]
-struct View<'a> {
+pub(super) struct View<'a> {
     bytes: &'a [u8],
     lanes: usize,
     row: usize,
 }
 
 impl View<'_> {
-    fn word(self, base: usize, i: usize) -> u32 {
+    pub fn word(self, base: usize, i: usize) -> u32 {
         word(self.bytes, base * self.lanes + 4 * (i * self.lanes + self.row))
+    }
+
+    pub fn number(self, i: usize, value: &mut [u8]) {
+        let at = value.len() * (i * self.lanes + self.row);
+        value.copy_from_slice(&self.bytes[at..at + value.len()]);
     }
 
     fn scale(self, base: usize, i: usize) -> u8 {

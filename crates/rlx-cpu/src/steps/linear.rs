@@ -22,8 +22,8 @@ pub(crate) struct LinearStep {
 }
 
 /// The distinct forms of activations these weights read, in order of first use.
-pub(crate) fn forms<'a>(weights: impl Iterator<Item = &'a Matmul>) -> SmallVec<[ActSpec; 3]> {
-    let mut out: SmallVec<[ActSpec; 3]> = SmallVec::new();
+pub(crate) fn forms<'a>(weights: impl Iterator<Item = &'a Matmul>) -> SmallVec<[ActSpec; 5]> {
+    let mut out: SmallVec<[ActSpec; 5]> = SmallVec::new();
     for spec in weights.map(Matmul::activation).filter(|s| s.bytes(1) > 0) {
         if !out.contains(&spec) {
             out.push(spec);
@@ -33,7 +33,7 @@ pub(crate) fn forms<'a>(weights: impl Iterator<Item = &'a Matmul>) -> SmallVec<[
 }
 
 /// Where each form starts in the scratch memory, and the total: 64-byte aligned.
-fn places(forms: &[ActSpec], m: usize) -> (SmallVec<[usize; 3]>, usize) {
+fn places(forms: &[ActSpec], m: usize) -> (SmallVec<[usize; 5]>, usize) {
     let mut at = 0;
     let starts = forms
         .iter()
