@@ -8,7 +8,7 @@ use tokenizers::Tokenizer as Inner;
 
 use super::texts::{Index, Texts};
 use super::vocabulary::{Decoding, Joining, Vocabulary};
-use super::{MARK, PairEncoding, SpecialToken, bytes};
+use super::{MARK, PairEncoding, SpecialToken, bytes, hf_check};
 use crate::{Result, TextError};
 
 /// A tokenizer described by `tokenizer.json`.
@@ -21,9 +21,7 @@ pub(super) struct HfTokenizer {
 
 impl HfTokenizer {
     pub(super) fn from_bytes(json: &[u8]) -> Result<(Self, Vocabulary)> {
-        let parsed: Value = serde_json::from_slice(json).map_err(|e| TextError::json("tokenizer.json", e.to_string()))?;
-        check_added_tokens(&parsed)?;
-        drop(parsed);
+        hf_check::check(json)?;
         let mut inner = guarded(|| Inner::from_bytes(json)).map_err(|e| TextError::json("tokenizer.json", e))?;
         // Length is the caller's business: a prompt is never cut or padded silently.
         guarded(|| inner.with_truncation(None).map(|_| ())).map_err(|e| TextError::json("tokenizer.json", e))?;
@@ -69,29 +67,6 @@ fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<
         Ok(result) => result.map_err(|e| e.to_string()),
         Err(_) => Err("the tokenizers crate panicked on this file".into()),
     }
-}
-
-/// Added tokens must have text, an id of their own and no absurd gap before it.
-fn check_added_tokens(json: &Value) -> Result<()> {
-    let added = json.get("added_tokens").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let vocab = json.pointer("/model/vocab").map_or(0, |v| v.as_object().map_or_else(|| v.as_array().map_or(0, Vec::len), |o| o.len()));
-    let limit = 2 * (vocab + added.len()) as u64 + (1 << 16);
-    let mut by_id = std::collections::HashMap::new();
-    for token in added {
-        let content = token.get("content").and_then(Value::as_str).unwrap_or_default();
-        let id = token.get("id").and_then(Value::as_u64).unwrap_or(u64::MAX);
-        let wrong = |reason: String| Err(TextError::json("tokenizer.json, added_tokens", reason));
-        if content.is_empty() {
-            return wrong(format!("the token with id {id} has no text"));
-        }
-        if id > limit {
-            return wrong(format!("`{content}` has id {id}, expected at most {limit} for a vocabulary of {vocab} tokens"));
-        }
-        if let Some(first) = by_id.insert(id, content).filter(|first| *first != content) {
-            return wrong(format!("`{first}` and `{content}` both have id {id}"));
-        }
-    }
-    Ok(())
 }
 
 fn vocabulary(inner: &Inner) -> Result<Vocabulary> {

@@ -1,0 +1,396 @@
+//! Checks of a `tokenizer.json` before the `tokenizers` crate reads it: that crate recurses, numbers tokens anew
+//! and runs any regular expression it is given.
+//!
+//! The file is walked once, without building it in memory; nesting is bounded by the JSON reader.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::regex_check;
+use super::texts::Hash;
+use crate::{Result, TextError};
+
+const NORMALIZERS: &[&str] = &[
+    "BertNormalizer",
+    "Strip",
+    "StripAccents",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Sequence",
+    "Lowercase",
+    "Nmt",
+    "Precompiled",
+    "Replace",
+    "Prepend",
+    "ByteLevel",
+];
+const PRE_TOKENIZERS: &[&str] = &[
+    "BertPreTokenizer",
+    "ByteLevel",
+    "CharDelimiterSplit",
+    "Metaspace",
+    "Whitespace",
+    "Sequence",
+    "Split",
+    "Punctuation",
+    "WhitespaceSplit",
+    "Digits",
+    "UnicodeScripts",
+    "FixedLength",
+];
+const POST_PROCESSORS: &[&str] = &["RobertaProcessing", "BertProcessing", "ByteLevel", "TemplateProcessing", "Sequence"];
+const DECODERS: &[&str] =
+    &["BPEDecoder", "ByteLevel", "WordPiece", "Metaspace", "CTC", "Sequence", "Replace", "Fuse", "Strip", "ByteFallback"];
+const MODELS: &[&str] = &["BPE", "WordPiece", "WordLevel", "Unigram"];
+
+/// What the walk has seen.
+struct Seen {
+    hash: Hash,
+    /// Id and hash of the text of added tokens.
+    added: Vec<(u64, u64)>,
+    /// The same of the model's tokens, with half the hash.
+    vocab: Vec<(u32, u32)>,
+    /// Largest id of the model's tokens.
+    largest: u64,
+    n_vocab: usize,
+    is_list: Option<bool>,
+    is_unigram: Option<bool>,
+}
+
+/// Where in the file.
+#[derive(Clone, Copy)]
+enum At {
+    Top,
+    AddedTokens,
+    AddedToken,
+    Model,
+    Vocab,
+    /// A list entry of a unigram vocabulary.
+    Scored,
+    /// A part with a type, or something inside one.
+    Part {
+        name: &'static str,
+        types: &'static [&'static str],
+    },
+}
+
+/// Checks a file.
+///
+/// # Errors
+/// It is not JSON, nests too deep, or says something that cannot be or that would take forever.
+pub(super) fn check(json: &[u8]) -> Result<()> {
+    let wrong = |reason: String| TextError::json("tokenizer.json", reason);
+    let mut seen =
+        Seen { hash: Hash::new(), added: Vec::new(), vocab: Vec::new(), largest: 0, n_vocab: 0, is_list: None, is_unigram: None };
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let walked = Walk { seen: &mut seen, at: At::Top }.deserialize(&mut reader).and_then(|()| reader.end());
+    walked.map_err(|e| wrong(e.to_string()))?;
+    seen.finish().map_err(wrong)
+}
+
+impl Seen {
+    fn finish(mut self) -> std::result::Result<(), String> {
+        let expected_list = self.is_unigram.unwrap_or(self.is_list == Some(true));
+        match self.is_list {
+            Some(true) if !expected_list => return Err("model, vocab: found a list, expected a map from tokens to ids".into()),
+            Some(false) if expected_list => return Err("model, vocab: found a map, expected a list of tokens with scores".into()),
+            _ => {}
+        }
+        let n = self.n_vocab;
+        let limit = 2 * (n + self.added.len()) as u64 + (1 << 16);
+        let added_max = self.added.iter().map(|&(id, _)| id).max().unwrap_or_default();
+        for (what, id) in [("vocab", self.largest), ("added_tokens", added_max)] {
+            if id > limit {
+                return Err(format!("{what}: id {id}, expected at most {limit} for {n} tokens"));
+            }
+        }
+        self.added.sort_unstable();
+        self.added.dedup();
+        let twice = |pair: &[(u64, u64)]| matches!(pair, [a, b] if a.0 == b.0);
+        if let Some((id, _)) = self.added.windows(2).find(|w| twice(w)).and_then(|w| w.first()) {
+            return Err(format!("added_tokens: two tokens both have id {id}"));
+        }
+        self.vocab.sort_unstable();
+        self.vocab.dedup();
+        let twice = |pair: &[(u32, u32)]| matches!(pair, [a, b] if a.0 == b.0);
+        if let Some((id, _)) = self.vocab.windows(2).find(|w| twice(w)).and_then(|w| w.first()) {
+            return Err(format!("vocab: two tokens both have id {id}"));
+        }
+        for &(id, hash) in &self.added {
+            let other = self.vocab.binary_search_by_key(&id, |&(id, _)| u64::from(id)).ok().and_then(|at| self.vocab.get(at));
+            if other.is_some_and(|&(_, other)| other != hash as u32) {
+                return Err(format!("id {id} is one token in vocab and another in added_tokens"));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_vocab(&mut self, id: u64, hash: u64) {
+        self.n_vocab += 1;
+        self.largest = self.largest.max(id);
+        if let Ok(id) = u32::try_from(id) {
+            self.vocab.push((id, hash as u32));
+        }
+    }
+}
+
+struct Walk<'s> {
+    seen: &'s mut Seen,
+    at: At,
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> std::result::Result<(), D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl Walk<'_> {
+    fn inner(&mut self, at: At) -> Walk<'_> {
+        Walk { seen: self.seen, at }
+    }
+
+    fn top<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> std::result::Result<(), A::Error> {
+        const KEYS: &[&str] = &["added_tokens", "model", "normalizer", "pre_tokenizer", "post_processor", "decoder"];
+        while let Some(key) = map.next_key_seed(OneOf(KEYS))? {
+            let at = match key {
+                Some("added_tokens") => At::AddedTokens,
+                Some("model") => At::Model,
+                Some("normalizer") => At::Part { name: "normalizer", types: NORMALIZERS },
+                Some("pre_tokenizer") => At::Part { name: "pre_tokenizer", types: PRE_TOKENIZERS },
+                Some("post_processor") => At::Part { name: "post_processor", types: POST_PROCESSORS },
+                Some("decoder") => At::Part { name: "decoder", types: DECODERS },
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            map.next_value_seed(self.inner(at))?;
+        }
+        Ok(())
+    }
+
+    fn added_token<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> std::result::Result<(), A::Error> {
+        let (mut id, mut text) = (None, None);
+        while let Some(key) = map.next_key_seed(OneOf(&["id", "content"]))? {
+            match key {
+                Some("id") => id = Some(map.next_value::<u64>()?),
+                Some("content") => text = Some(map.next_value_seed(Hashed(self.seen.hash))?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        match (id, text) {
+            (Some(id), Some(Some(hash))) => self.seen.added.push((id, hash)),
+            (Some(id), Some(None)) => return Err(A::Error::custom(format!("added_tokens: the token with id {id} has no text"))),
+            _ => return Err(A::Error::custom("added_tokens: a token without id or content")),
+        }
+        Ok(())
+    }
+
+    fn model<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> std::result::Result<(), A::Error> {
+        while let Some(key) = map.next_key_seed(OneOf(&["type", "vocab"]))? {
+            match key {
+                Some("type") => {
+                    let kind = map.next_value_seed(OneOf(MODELS))?;
+                    let kind = kind.ok_or_else(|| unknown::<A::Error>("model", MODELS))?;
+                    self.seen.is_unigram = Some(kind == "Unigram");
+                }
+                Some("vocab") => map.next_value_seed(self.inner(At::Vocab))?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+
+    fn part<'de, A: MapAccess<'de>>(
+        &mut self,
+        map: &mut A,
+        name: &'static str,
+        types: &'static [&'static str],
+    ) -> std::result::Result<(), A::Error> {
+        while let Some(key) = map.next_key_seed(OneOf(&["type", "Regex", "String"]))? {
+            match key {
+                Some("type") => {
+                    if map.next_value_seed(OneOf(types))?.is_none() {
+                        return Err(unknown(name, types));
+                    }
+                }
+                Some(kind) => map.next_value_seed(Pattern { is_regex: kind == "Regex" })?,
+                None => map.next_value_seed(self.inner(At::Part { name, types }))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unknown<E: Error>(name: &str, types: &[&str]) -> E {
+    E::custom(format!("{name}: unknown type, expected one of {}", types.join(", ")))
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.at {
+            At::Top => "an object with a tokenizer's parts",
+            At::AddedTokens => "a list of added tokens",
+            At::AddedToken => "an added token",
+            At::Model => "a model",
+            At::Vocab => "a vocabulary: a map from tokens to ids, or a list of tokens with scores",
+            At::Scored => "a token with its score",
+            At::Part { .. } => "a part of a tokenizer",
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> std::result::Result<(), A::Error> {
+        match self.at {
+            At::Top => self.top(&mut map),
+            At::AddedToken => self.added_token(&mut map),
+            At::Model => self.model(&mut map),
+            At::Vocab => {
+                self.seen.is_list = Some(false);
+                while let Some(hash) = map.next_key_seed(Hashed(self.seen.hash))? {
+                    let id = map.next_value::<u64>()?;
+                    self.seen.add_vocab(id, hash.unwrap_or_default());
+                }
+                Ok(())
+            }
+            At::Part { name, types } => self.part(&mut map, name, types),
+            At::AddedTokens | At::Scored => Err(A::Error::invalid_type(serde::de::Unexpected::Map, &self)),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> std::result::Result<(), A::Error> {
+        match self.at {
+            At::AddedTokens => while seq.next_element_seed(self.inner(At::AddedToken))?.is_some() {},
+            At::Vocab => {
+                self.seen.is_list = Some(true);
+                while seq.next_element_seed(self.inner(At::Scored))?.is_some() {}
+            }
+            At::Scored => {
+                let hash = seq.next_element_seed(Hashed(self.seen.hash))?;
+                let score = seq.next_element::<f64>()?;
+                if hash.is_none() || score.is_none() || seq.next_element::<IgnoredAny>()?.is_some() {
+                    return Err(A::Error::custom("vocab: expected tokens with one score each"));
+                }
+                let id = self.seen.n_vocab as u64;
+                self.seen.add_vocab(id, hash.flatten().unwrap_or_default());
+            }
+            at @ At::Part { .. } => while seq.next_element_seed(self.inner(at))?.is_some() {},
+            At::Top | At::AddedToken | At::Model => return Err(A::Error::invalid_type(serde::de::Unexpected::Seq, &self)),
+        }
+        Ok(())
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> std::result::Result<(), E> {
+        match self.at {
+            At::Part { .. } => Ok(()),
+            // A vocabulary that is a list of bare tokens fits no kind of model.
+            At::Scored => {
+                self.seen.add_vocab(self.seen.n_vocab as u64, self.seen.hash.bytes(text.as_bytes()));
+                Ok(())
+            }
+            _ => Err(E::invalid_type(serde::de::Unexpected::Str(shorten(text)), &self)),
+        }
+    }
+
+    fn visit_unit<E: Error>(self) -> std::result::Result<(), E> {
+        match self.at {
+            At::Part { .. } | At::AddedTokens => Ok(()),
+            _ => Err(E::invalid_type(serde::de::Unexpected::Unit, &self)),
+        }
+    }
+
+    fn visit_bool<E: Error>(self, found: bool) -> std::result::Result<(), E> {
+        self.scalar(serde::de::Unexpected::Bool(found))
+    }
+
+    fn visit_u64<E: Error>(self, found: u64) -> std::result::Result<(), E> {
+        self.scalar(serde::de::Unexpected::Unsigned(found))
+    }
+
+    fn visit_i64<E: Error>(self, found: i64) -> std::result::Result<(), E> {
+        self.scalar(serde::de::Unexpected::Signed(found))
+    }
+
+    fn visit_f64<E: Error>(self, found: f64) -> std::result::Result<(), E> {
+        self.scalar(serde::de::Unexpected::Float(found))
+    }
+}
+
+impl Walk<'_> {
+    fn scalar<E: Error>(self, found: serde::de::Unexpected<'_>) -> std::result::Result<(), E> {
+        if matches!(self.at, At::Part { .. }) { Ok(()) } else { Err(E::invalid_type(found, &self)) }
+    }
+}
+
+/// The beginning of a text, for messages.
+fn shorten(text: &str) -> &str {
+    text.char_indices().nth(40).and_then(|(at, _)| text.get(..at)).unwrap_or(text)
+}
+
+/// Which of some words a string is.
+struct OneOf(&'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for OneOf {
+    type Value = Option<&'static str>;
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> std::result::Result<Self::Value, D::Error> {
+        reader.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for OneOf {
+    type Value = Option<&'static str>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+    fn visit_str<E: Error>(self, text: &str) -> std::result::Result<Self::Value, E> {
+        Ok(self.0.iter().copied().find(|w| *w == text))
+    }
+}
+
+/// The hash of a string; `None` for the empty one.
+struct Hashed(Hash);
+
+impl<'de> DeserializeSeed<'de> for Hashed {
+    type Value = Option<u64>;
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> std::result::Result<Self::Value, D::Error> {
+        reader.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Hashed {
+    type Value = Option<u64>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a token")
+    }
+    fn visit_str<E: Error>(self, text: &str) -> std::result::Result<Self::Value, E> {
+        Ok((!text.is_empty()).then(|| self.0.bytes(text.as_bytes())))
+    }
+}
+
+/// A pattern that text is split at or replaced by.
+struct Pattern {
+    is_regex: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Pattern {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> std::result::Result<(), D::Error> {
+        reader.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Pattern {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a pattern")
+    }
+    fn visit_str<E: Error>(self, text: &str) -> std::result::Result<(), E> {
+        regex_check::check(text, self.is_regex).map_err(|why| E::custom(format!("pattern `{}`: {why}", shorten(text))))
+    }
+}

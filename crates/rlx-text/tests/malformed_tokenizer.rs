@@ -1,0 +1,315 @@
+//! Hostile tokenizers: errors that name the field, under bounds on time and memory, each with a valid twin.
+//!
+//! Memory is bounded where a file is refused.  A file that is accepted costs what its tokenizer costs.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use common::{committed, json};
+use rlx_text::{GgufVocab, TextStream, Tokenizer};
+use serde_json::{Value, json};
+
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(by: isize) {
+    let _ = HELD.try_with(|held| {
+        held.set(held.get() + by);
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
+    });
+}
+
+// SAFETY: every call is passed on to the system's allocator unchanged; the counters are plain thread-local numbers.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's promises are those of the system's allocator.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Runs `f` under the bounds of malformed input: 64 KiB + 4 × input at the peak, one second.
+fn bounded<T>(input: usize, f: impl FnOnce() -> T) -> T {
+    let before = HELD.with(Cell::get);
+    PEAK.with(|p| p.set(before));
+    let start = Instant::now();
+    let out = f();
+    let (took, peak) = (start.elapsed(), PEAK.with(Cell::get) - before);
+    let limit = (64 * 1024 + 4 * input) as isize;
+    assert!(peak <= limit, "peak of {peak} bytes for an input of {input}, at most {limit} allowed");
+    assert!(took < Duration::from_secs(1), "took {took:?} for an input of {input}");
+    out
+}
+
+/// Bytes that a vocabulary takes in memory.
+fn size(v: &GgufVocab) -> usize {
+    let texts = |list: &[String]| list.iter().map(|t| t.len() + size_of::<String>()).sum::<usize>();
+    texts(&v.tokens) + texts(&v.merges) + v.scores.as_ref().map_or(0, |s| 4 * s.len()) + v.token_types.as_ref().map_or(0, |t| 4 * t.len())
+}
+
+fn texts(list: &[&str]) -> Vec<String> {
+    list.iter().map(|t| (*t).to_owned()).collect()
+}
+
+/// Sound vocabularies of all kinds, small.
+fn sound(model: &str) -> GgufVocab {
+    let plain = GgufVocab { model: model.into(), ..GgufVocab::default() };
+    match model {
+        "llama" => GgufVocab {
+            tokens: texts(&["<unk>", "<s>", "</s>", "<0x41>", "▁", "a", "▁a"]),
+            scores: Some(vec![0.0, 0.0, 0.0, 0.0, -2.0, -3.0, -1.0]),
+            token_types: Some(vec![2, 3, 3, 6, 1, 1, 1]),
+            ..plain
+        },
+        "t5" => GgufVocab {
+            tokens: texts(&["<pad>", "</s>", "<unk>", "▁", "a", "▁a"]),
+            scores: Some(vec![0.0, 0.0, 0.0, -2.0, -3.0, -1.0]),
+            token_types: Some(vec![3, 3, 2, 1, 1, 1]),
+            add_space_prefix: Some(true),
+            ..plain
+        },
+        "bert" => GgufVocab {
+            tokens: texts(&["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁a", "b"]),
+            token_types: Some(vec![3, 3, 3, 3, 1, 1]),
+            bos_id: Some(2),
+            sep_id: Some(3),
+            unk_id: Some(1),
+            pad_id: Some(0),
+            ..plain
+        },
+        _ => GgufVocab {
+            pre: Some("qwen2".into()),
+            tokens: texts(&["a", "b", "ab", "<s>"]),
+            token_types: Some(vec![1, 1, 1, 3]),
+            merges: texts(&["a b"]),
+            ..plain
+        },
+    }
+}
+
+#[test]
+fn gguf_15_twins_are_sound() {
+    let encodings: [(&str, &str, &[u32]); 4] = [
+        ("gpt2", "abb<s>", &[2, 1, 3]),
+        ("llama", "a A</s>", &[1, 6, 4, 3, 2]),
+        ("t5", "a  aé", &[5, 3, 5, 2, 1]),
+        ("bert", "ab AB x", &[2, 4, 5, 4, 5, 1, 3]),
+    ];
+    for (model, text, ids) in encodings {
+        let vocab = sound(model);
+        // The first use makes tables that are shared by all tokenizers.
+        Tokenizer::from_gguf(&vocab).expect("sound");
+        assert_eq!(Tokenizer::from_gguf(&vocab).expect("sound").encode(text, true).expect("encodes"), ids, "{model}");
+    }
+}
+
+fn refused(model: &str, f: impl FnOnce(&mut GgufVocab), parts: &[&str]) {
+    let mut vocab = sound(model);
+    Tokenizer::from_gguf(&vocab).expect("the twin is sound");
+    f(&mut vocab);
+    let message = bounded(size(&vocab), || Tokenizer::from_gguf(&vocab)).expect_err("refused").to_string();
+    assert!(message.len() < 4096, "{} bytes of message", message.len());
+    for part in parts {
+        assert!(message.contains(part), "{message:?} does not say {part:?}");
+    }
+}
+
+#[test]
+fn gguf_15_vocabulary_that_contradicts_itself() {
+    for model in ["gpt2", "llama", "t5", "bert"] {
+        refused(model, |v| v.tokens.clear(), &["tokens", "empty"]);
+        refused(model, |v| v.scores = Some(vec![0.0]), &["scores", "1 entries"]);
+        refused(model, |v| v.token_types = Some(vec![1]), &["token_type", "1 entries"]);
+        refused(model, |v| v.token_types.as_mut().expect("there")[1] = 200, &["token 1", "type 200"]);
+        refused(model, |v| v.tokens[1] = "x".repeat(1 << 20), &["token 1", "1048576"]);
+        refused(model, |v| v.tokens[1] = v.tokens[0].clone(), &["token 0", "token 1"]);
+        refused(model, |v| v.bos_id = Some(1 << 31), &["bos_token_id", "2147483648"]);
+        refused(model, |v| v.eos_id = Some(u32::MAX), &["eos_token_id"]);
+        refused(model, |v| v.sep_id = Some(99), &["seperator_token_id", "99"]);
+        refused(model, |v| v.fim_ids[2] = Some(99), &["fim_mid_token_id", "99"]);
+    }
+    refused("gpt2", |v| v.merges.push("a c".into()), &["merge 1", "`c`"]);
+    refused("gpt2", |v| v.merges.push("b a".into()), &["merge 1", "`ba`"]);
+    refused("gpt2", |v| v.merges.push("a".repeat(1 << 20)), &["merge 1", "two tokens"]);
+    refused("gpt2", |v| v.pre = Some("mystery".into()), &["`mystery`", "qwen2"]);
+    refused("gpt2", |v| v.model = "mystery".into(), &["`mystery`", "gpt2", "llama", "t5", "bert"]);
+    for spelled in ["<0x-1>", "<0xZZ>", "<0x1>", "0x41"] {
+        refused("llama", |v| v.tokens[3] = spelled.into(), &["byte token 3", spelled]);
+    }
+    refused("llama", |v| v.scores = None, &["scores", "missing"]);
+    refused("t5", |v| v.scores = None, &["scores", "missing"]);
+    refused("llama", |v| v.scores.as_mut().expect("there")[4] = f32::NAN, &["scores", "token 4"]);
+    refused("t5", |v| v.precompiled_charsmap = Some(vec![0xFF; 100]), &["precompiled_charsmap"]);
+    refused("t5", |v| v.tokens[3] = "x".repeat(10_000), &["token 3", "10000"]);
+    refused("bert", |v| v.sep_id = None, &["add_sep_token"]);
+    refused("gpt2", |v| v.add_eos = Some(true), &["add_eos_token"]);
+}
+
+/// 100 000 tokens that differ late: no check is quadratic.
+#[test]
+fn gguf_15_many_tokens_take_no_quadratic_time() {
+    let tokens: Vec<String> = (0..100_000).map(|i| format!("{}{i:06}", "x".repeat(20))).collect();
+    let mut vocab = GgufVocab { model: "gpt2".into(), tokens, ..GgufVocab::default() };
+    Tokenizer::from_gguf(&vocab).expect("sound");
+    vocab.tokens.push(vocab.tokens[5].clone());
+    let message = bounded(size(&vocab), || Tokenizer::from_gguf(&vocab)).expect_err("refused").to_string();
+    assert!(message.contains("token 5 and token 100000"), "{message}");
+}
+
+fn qwen2() -> Value {
+    json(committed("tokenizers/qwen2").join("tokenizer.json"))
+}
+
+/// A file that is refused, within the bounds.
+fn refused_json(bytes: &[u8], parts: &[&str]) {
+    let message = bounded(bytes.len(), || Tokenizer::from_bytes(bytes)).expect_err("refused").to_string();
+    assert!(message.len() < 4096, "{} bytes of message", message.len());
+    for part in parts {
+        assert!(message.contains(part), "{message:?} does not say {part:?}");
+    }
+}
+
+/// The fixture with its split pattern replaced.
+fn with_pattern(pattern: &str) -> Vec<u8> {
+    let mut v = qwen2();
+    v["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern.into();
+    v.to_string().into_bytes()
+}
+
+fn loads(bytes: &[u8]) -> Tokenizer {
+    Tokenizer::from_bytes(bytes).unwrap_or_else(|e| panic!("the twin is sound: {e}"))
+}
+
+#[test]
+fn tokenizer_26_nested_quantifiers() {
+    // Without look-around the expression runs in linear time, however it nests.
+    let text = "a".repeat(5_000) + "!";
+    for fine in ["(a+)+", "(a+)+b", "((a*)*)*c", r"(?:\p{L}+)+(?i:x)", r"\s+(?!\S)|(a+)+"] {
+        let tokenizer = loads(&with_pattern(fine));
+        let started = Instant::now();
+        let ids = tokenizer.encode(&text, false).expect("encodes");
+        assert!(started.elapsed() < Duration::from_secs(1), "{fine}: {:?}", started.elapsed());
+        assert_eq!(tokenizer.decode(&ids, false).expect("decodes"), text);
+    }
+    for bad in ["(a+)+(?!b)", "(?=(a*)*b)", r"(a+a+)+\1", "(?>x)(a*)*b", "(?:(?:a{100}){100}){100}"] {
+        refused_json(&with_pattern(bad), &["pattern", "line"]);
+    }
+}
+
+#[test]
+fn tokenizer_26_look_behind() {
+    let tokenizer = loads(&with_pattern(r"(?<=a)b|[^ab]+"));
+    assert_eq!(tokenizer.decode(&tokenizer.encode("abc", false).expect("encodes"), false).expect("decodes"), "abc");
+    assert!(Tokenizer::from_bytes(&with_pattern(r"(?<=a")).is_err());
+    refused_json(&with_pattern(r"(?<=a+b*)c"), &["pattern"]);
+}
+
+#[test]
+fn tokenizer_26_a_megabyte_of_carets() {
+    refused_json(&with_pattern(&"^".repeat(1 << 20)), &["1048576 bytes", "expected at most"]);
+    refused_json(&with_pattern(&"(".repeat(10_000)), &["pattern"]);
+    loads(&with_pattern(&"^".repeat(100)));
+    let text = "^".repeat(1 << 20);
+    let tokenizer = Tokenizer::from_gguf(&common::gguf_vocab(committed("tokenizers/qwen2").join("tokenizer.gguf"))).expect("sound");
+    let started = Instant::now();
+    let ids = tokenizer.encode(&text, true).expect("encodes");
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(tokenizer.decode(&ids, false).expect("decodes"), text);
+}
+
+#[test]
+fn tokenizer_26_surrogates_and_broken_utf8() {
+    let sound = br#"{"model":{"type":"WordLevel","vocab":{"a\ud83d\ude00":0,"<unk>":1},"unk_token":"<unk>"}}"#;
+    assert_eq!(loads(sound).id("a😀"), Some(0));
+    refused_json(br#"{"model":{"type":"WordLevel","vocab":{"a\ud83d":0,"<unk>":1},"unk_token":"<unk>"}}"#, &["tokenizer.json", "line 1"]);
+    refused_json(b"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\xff\":0},\"unk_token\":\"a\"}}", &["tokenizer.json"]);
+    // Ids that are no text become U+FFFD, one by one and at once.
+    for tokenizer in [loads(qwen2().to_string().as_bytes())] {
+        let ids: Vec<u32> = ["ð", "Ł", "a", "ĺ", "ð", "Ł", "ĺ", "Ģ"].iter().filter_map(|t| tokenizer.id(t)).collect();
+        assert_eq!(ids.len(), 8);
+        let mut stream = TextStream::new(&tokenizer, false);
+        let mut out = String::new();
+        for &id in &ids {
+            stream.push_into(id, &mut out).expect("decodes");
+        }
+        out += &stream.finish().expect("decodes");
+        assert_eq!(out, tokenizer.decode(&ids, false).expect("decodes"));
+        assert!(out.contains('\u{FFFD}') && out.contains('a'), "{out}");
+    }
+}
+
+#[test]
+fn tokenizer_27_added_tokens() {
+    let changed = |f: &dyn Fn(&mut Value)| {
+        let mut v = qwen2();
+        f(&mut v);
+        v.to_string().into_bytes()
+    };
+    loads(&changed(&|_| {}));
+    refused_json(&changed(&|v| v["added_tokens"][0]["content"] = "".into()), &["added_tokens", "no text"]);
+    refused_json(&changed(&|v| v["added_tokens"][0]["id"] = (1u64 << 31).into()), &["added_tokens", "2147483648"]);
+    refused_json(&changed(&|v| v["model"]["vocab"]["a"] = (1u64 << 31).into()), &["vocab", "2147483648"]);
+    refused_json(&changed(&|v| v["model"]["vocab"]["a"] = u64::MAX.into()), &["vocab", "18446744073709551615"]);
+    refused_json(&changed(&|v| v["model"]["vocab"]["a"] = (-1).into()), &["line"]);
+    refused_json(&changed(&|v| v["added_tokens"][1]["id"] = v["added_tokens"][0]["id"].clone()), &["added_tokens", "both have id"]);
+    refused_json(&changed(&|v| v["model"]["vocab"]["a"] = v["model"]["vocab"]["b"].clone()), &["vocab", "both have id"]);
+    refused_json(&changed(&|v| v["added_tokens"][0]["id"] = v["model"]["vocab"]["b"].clone()), &["one token in vocab and another"]);
+    refused_json(&changed(&|v| v["added_tokens"] = json!("none")), &["list of added tokens"]);
+    // A special token longer than the text is no reason to refuse either.
+    let long = loads(&changed(&|v| v["added_tokens"][0]["content"] = "<|x|>".repeat(100).into()));
+    assert_eq!(long.decode(&long.encode("<|x|>", false).expect("encodes"), false).expect("decodes"), "<|x|>");
+    assert_eq!(long.encode(&"<|x|>".repeat(100), false).expect("encodes").len(), 1);
+}
+
+#[test]
+fn tokenizer_27_depth() {
+    let nested = |depth: usize| {
+        let normalizer = format!("{}{}{}", r#"{"type":"Sequence","normalizers":["#.repeat(depth), r#"{"type":"NFC"}"#, "]}".repeat(depth));
+        let mut sound = qwen2();
+        sound["normalizer"] = Value::Null;
+        sound.to_string().replacen("\"normalizer\":null", &format!("\"normalizer\":{normalizer}"), 1).into_bytes()
+    };
+    loads(&nested(10));
+    refused_json(&nested(10_000), &["tokenizer.json", "recursion limit"]);
+    refused_json("[".repeat(1 << 20).as_bytes(), &["tokenizer.json"]);
+    refused_json("{\"a\":".repeat(100_000).as_bytes(), &["recursion limit"]);
+}
+
+#[test]
+fn tokenizer_27_unknown_parts() {
+    let changed = |f: &dyn Fn(&mut Value)| {
+        let mut v = qwen2();
+        f(&mut v);
+        v.to_string().into_bytes()
+    };
+    refused_json(&changed(&|v| v["decoder"]["type"] = "Mystery".into()), &["decoder", "unknown type", "ByteLevel"]);
+    refused_json(&changed(&|v| v["normalizer"]["type"] = "Mystery".into()), &["normalizer", "unknown type", "NFC"]);
+    refused_json(&changed(&|v| v["model"]["type"] = "Mystery".into()), &["model", "unknown type", "BPE"]);
+    refused_json(&changed(&|v| v["pre_tokenizer"]["pretokenizers"][0]["type"] = "Mystery".into()), &["pre_tokenizer", "unknown type"]);
+    refused_json(&changed(&|v| v["model"]["vocab"] = json!(["a", "b"])), &["vocab", "list", "map"]);
+    refused_json(br#"{"model":{"type":"Unigram","unk_id":0,"vocab":{"a":0}}}"#, &["vocab", "map", "list"]);
+    assert_eq!(loads(br#"{"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0],["a",-1.5]]}}"#).id("a"), Some(1));
+    refused_json(br#"{"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0],["a",1e400]]}}"#, &["line 1"]);
+    refused_json(&[], &["tokenizer.json"]);
+    refused_json(&[b' '; 100_000], &["tokenizer.json"]);
+    refused_json(b"null", &["tokenizer.json"]);
+    let sound = qwen2().to_string();
+    for cut in (0..sound.len()).step_by(sound.len() / 50) {
+        assert!(Tokenizer::from_bytes(&sound.as_bytes()[..cut]).is_err(), "cut at {cut}");
+    }
+}
