@@ -287,7 +287,8 @@ fn tokenizer_27_depth() {
     loads(&nested(10));
     refused_json(&nested(10_000), &["tokenizer.json", "recursion limit"]);
     refused_json("[".repeat(1 << 20).as_bytes(), &["tokenizer.json"]);
-    refused_json("{\"a\":".repeat(100_000).as_bytes(), &["recursion limit"]);
+    refused_json("{\"a\":".repeat(100_000).as_bytes(), &["tokenizer.json"]);
+    refused_json("{\"decoder\":".repeat(100_000).as_bytes(), &["recursion limit"]);
 }
 
 #[test]
