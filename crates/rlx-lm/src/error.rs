@@ -83,6 +83,38 @@ pub enum LmError {
         /// What is wrong with it.
         why: String,
     },
+    /// A conversion.
+    #[error(transparent)]
+    Convert(#[from] rlx_core::convert::ConvertError),
+    /// The written settings do not mean the model that was read.
+    #[error("{path}: converted, it would be another model: its settings cannot all be expressed in {format}; first difference:\n  found    {found}\n  expected {expected}", path = path.display())]
+    OtherModel {
+        /// The source.
+        path: PathBuf,
+        /// The format written.
+        format: &'static str,
+        /// A line of the graph as it would be read again.
+        found: String,
+        /// The same of the source.
+        expected: String,
+    },
+    /// Two models that do not have the same tokens.
+    #[error("A has a vocabulary of {a}, B of {b}; only models with the same tokens can be compared")]
+    Vocabularies {
+        /// Of the first.
+        a: usize,
+        /// Of the second.
+        b: usize,
+    },
+    /// A text cannot be cut as asked.
+    #[error("perplexity: found {why}")]
+    Windows {
+        /// What was found, and expected.
+        why: String,
+    },
+    /// Cancelled from outside.
+    #[error("cancelled; nothing was written")]
+    Cancelled,
     /// Any other file.
     #[error("{file}: {source}", file = file.display())]
     Io {

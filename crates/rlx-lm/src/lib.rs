@@ -5,11 +5,14 @@
 //! reference outputs.
 
 mod chat;
+pub mod compare;
+pub mod convert;
 mod error;
 mod generate;
 mod load;
 mod model;
 pub mod parity;
+pub mod perplexity;
 mod runner;
 mod source;
 mod text;

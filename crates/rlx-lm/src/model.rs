@@ -1,6 +1,7 @@
 //! What a language-model family provides.
 
 use rlx_core::config::{ConfigError, ConfigSource};
+use rlx_core::convert::SettingsTable;
 use rlx_core::names::{HeadCounts, NameTable};
 use rlx_core::registry::Family;
 use rlx_flow::LmInputs;
@@ -10,6 +11,8 @@ use rlx_ir::{Scope, Val};
 pub trait LmFamily: Family {
     /// The weights, by checkpoint and GGUF name.
     fn names(&self) -> &'static NameTable;
+    /// The settings, by their names in `config.json` and in GGUF metadata, for converters.
+    fn settings(&self) -> &'static SettingsTable;
     /// Reads the settings of a checkpoint.  `has` tells whether it has a tensor of a checkpoint name;
     /// `context` is the length the model will be run at (some rope scalings depend on it).
     fn load(&self, src: &ConfigSource, has: &dyn Fn(&str) -> bool, context: usize) -> Result<Box<dyn LmModel>, ConfigError>;

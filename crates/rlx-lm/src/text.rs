@@ -19,7 +19,7 @@ pub struct Text {
 }
 
 /// Reads a small JSON file, when it exists.
-fn json(path: &Path) -> Result<Option<Value>> {
+pub(crate) fn json(path: &Path) -> Result<Option<Value>> {
     let io = |source| LmError::Io { file: path.into(), source };
     if !path.is_file() {
         return Ok(None);
@@ -55,7 +55,7 @@ impl Text {
     }
 }
 
-fn convert(v: &GgufVocab) -> rlx_text::GgufVocab {
+pub(crate) fn convert(v: &GgufVocab) -> rlx_text::GgufVocab {
     rlx_text::GgufVocab {
         model: v.model.clone(),
         pre: v.pre.clone(),

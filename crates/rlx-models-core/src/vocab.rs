@@ -130,6 +130,43 @@ impl GgufVocab {
     }
 }
 
+impl GgufVocab {
+    /// The metadata that [`read`](Self::read) reads this from, in the order in which llama.cpp's converter writes it.
+    pub fn metadata(&self) -> Vec<(String, Value)> {
+        let mut out = vec![(full("model"), Value::from(self.model.as_str()))];
+        let mut put = |name: &str, value: Option<Value>| out.extend(value.map(|v| (full(name), v)));
+        put("pre", self.pre.as_deref().map(Value::from));
+        put("tokens", Some(self.tokens.iter().collect::<StringArray>().into()));
+        put("scores", self.scores.clone().map(Value::from));
+        put("token_type", self.token_types.clone().map(Value::from));
+        put("merges", (!self.merges.is_empty()).then(|| self.merges.iter().collect::<StringArray>().into()));
+        for (name, id) in [
+            ("bos_token_id", self.bos_id),
+            ("eos_token_id", self.eos_id),
+            ("eot_token_id", self.eot_id),
+            ("eom_token_id", self.eom_id),
+            ("unknown_token_id", self.unk_id),
+            ("seperator_token_id", self.sep_id),
+            ("padding_token_id", self.pad_id),
+            ("cls_token_id", self.cls_id),
+            ("mask_token_id", self.mask_id),
+        ] {
+            put(name, id.map(Value::from));
+        }
+        for (name, flag) in [
+            ("add_bos_token", self.add_bos),
+            ("add_eos_token", self.add_eos),
+            ("add_space_prefix", self.add_space_prefix),
+            ("remove_extra_whitespaces", self.remove_extra_whitespaces),
+        ] {
+            put(name, flag.map(Value::from));
+        }
+        put("precompiled_charsmap", self.precompiled_charsmap.clone().map(Value::from));
+        out.extend(self.chat_template.as_deref().map(|t| ("tokenizer.chat_template".to_owned(), Value::from(t))));
+        out
+    }
+}
+
 struct Reader<'g> {
     gguf: &'g Gguf,
 }

@@ -239,7 +239,7 @@ fn help_teaches() {
     for w in ["auto", "qwen3", "plan", "parity", "bench", "inspect", "Exit codes", "Examples"] {
         assert!(top.out.contains(w), "no {w:?} in {}", top.out);
     }
-    for command in ["auto", "qwen3", "plan", "parity", "bench", "inspect", "completions", "man"] {
+    for command in ["auto", "qwen3", "plan", "parity", "bench", "inspect", "convert", "compare", "perplexity", "completions", "man"] {
         let ran = rlx(&[command, "--help"]);
         assert_eq!(ran.code, 0, "{command}");
         assert!(ran.out.contains("Examples:") && ran.out.contains(&format!("rlx-run {command} ")), "{command}: {}", ran.out);
@@ -256,6 +256,55 @@ fn other_programs_add_commands() {
     assert!(run::register_cli("--x", "", |_| Ok(0)).is_err());
     let help = run::main(["--help".into()]).unwrap_err().to_string();
     assert!(help.contains("hello") && help.contains("Say hello"), "{help}");
+}
+
+/// Bits that rounding to 4 and back moves, and that running twice does not.
+#[test]
+fn compare_tells_how_far_and_from_where() {
+    let v = json(&rlx(&["compare", "weights/rlx-tiny-chat", "weights/rlx-tiny-chat-gguf", "--limit", "48", "--json"]));
+    assert_eq!(v["tokens"], 48);
+    let of = |d: &Value, key: &str| d[key].as_f64().unwrap();
+    assert!(of(&v, "kl_mean") > 1e-4 && of(&v, "kl_mean") < 0.5 && of(&v, "kl_max") >= of(&v, "kl_mean"), "{v}");
+    assert!(of(&v, "agreement") > 0.7, "{v}");
+    let layers = v["layers"].as_array().unwrap();
+    assert_eq!((layers.len(), layers[0]["name"].as_str()), (8 * 3 + 2, Some("hidden.0")));
+    assert!(layers.iter().all(|l| of(l, "rms") > 0.0 && of(l, "max") >= of(l, "rms")), "{v}");
+    assert_eq!(v["unmatched"], serde_json::json!([]));
+
+    let same = json(&rlx(&["compare", "weights/rlx-tiny-chat", "weights/rlx-tiny-chat", "--limit", "40", "--json"]));
+    assert_eq!((of(&same["logits"], "max"), of(&same, "kl_max"), of(&same, "agreement")), (0.0, 0.0, 1.0), "{same}");
+
+    let text = rlx(&["compare", "weights/rlx-tiny-chat-gguf", "--profile-b", "exact", "--ids", "657,656,274,655"]);
+    assert!(text.out.contains("profile exact") && text.out.contains("hidden.8") && text.out.contains("4 tokens"), "{}", text.out);
+    fails(&["compare", "weights/rlx-tiny-chat"], 2, &["--profile-b"]);
+    let other = root("crates/rlx-qwen3/tests/fixtures/qwen3");
+    fails(&["compare", "weights/rlx-tiny-chat", other.to_str().unwrap(), "--ids", "1,2"], 1, &["2688", "320"]);
+}
+
+#[test]
+fn perplexity_is_small_for_the_text_a_model_makes_and_large_for_noise() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let story = "Once upon a time there was a fox. The fox lived in a small house near the forest. ".repeat(8);
+    let of = |flags: &[&str]| json(&rlx(&[&["perplexity", "weights/rlx-tiny-chat", "--json", "--quiet", "--ctx", "32"], flags].concat()));
+    let value = |v: &Value| v["perplexity"].as_f64().unwrap();
+    let good = of(&["--text", &file("story", &story)]);
+    let noise: String = (0..400u32).map(|i| char::from(b'!' + ((i * i * 37 + i * 11) % 90) as u8)).collect();
+    let bad = of(&["--text", &file("noise", &noise)]);
+    assert!(value(&good) > 1.0 && value(&good) * 5.0 < value(&bad), "{good} {bad}");
+    assert_eq!(good["scored"].as_u64(), good["chunks"].as_u64().map(|n| n * 15), "the second half of each chunk");
+    assert!(good["error"].as_f64().is_some_and(|e| e > 0.0));
+    let some = of(&["--text", &file("story", &story), "--limit-chunks", "2"]);
+    assert_eq!((some["chunks"].as_u64(), some["running"].as_array().map(Vec::len)), (Some(2), Some(2)));
+    assert_eq!(some["running"][1], good["running"][1], "the running estimate is that of the chunks so far");
+    let strided = of(&["--text", &file("story", &story), "--stride", "16", "--limit-chunks", "3"]);
+    assert_eq!(strided["scored"].as_u64(), Some(3 * 16));
+    let short = file("short", "too short");
+    fails(&["perplexity", "weights/rlx-tiny-chat", "--text", &short], 1, &["at least one chunk of 512"]);
 }
 
 /// The file beside the weights says what the defaults are, and every key there is.

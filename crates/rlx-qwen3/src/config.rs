@@ -1,7 +1,16 @@
 //! Qwen3's settings, from `config.json` (old or new layout) or GGUF metadata.
 
 use rlx_core::config::{ConfigError, ConfigSource, DecoderConfig, Key, RopeArgs, rope};
+use rlx_core::convert::{DECODER, SettingsTable};
 use rlx_ir::ops::Rope;
+
+/// How the settings are spelled in `config.json` and in GGUF metadata.
+pub const SETTINGS: SettingsTable = SettingsTable {
+    fields: &[DECODER],
+    rope: true,
+    implied: &[("hidden_act", r#""silu""#), ("use_sliding_window", "false")],
+    told: &[("attention_bias", "model.layers.0.self_attn.q_proj.bias", true), ("tie_word_embeddings", "lm_head.weight", false)],
+};
 
 /// A dense Qwen3 model.
 #[derive(Clone, Debug)]

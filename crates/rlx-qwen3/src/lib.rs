@@ -14,11 +14,12 @@ mod config;
 mod model;
 mod names;
 
-pub use config::Config;
+pub use config::{Config, SETTINGS};
 pub use model::build;
 pub use names::NAMES;
 
 use rlx_core::config::{ConfigError, ConfigSource};
+use rlx_core::convert::SettingsTable;
 use rlx_core::names::{HeadCounts, NameTable};
 use rlx_core::registry::Family;
 use rlx_flow::LmInputs;
@@ -50,6 +51,9 @@ impl Family for Qwen3 {
 impl LmFamily for Qwen3 {
     fn names(&self) -> &'static NameTable {
         &NAMES
+    }
+    fn settings(&self) -> &'static SettingsTable {
+        &SETTINGS
     }
     fn load(&self, src: &ConfigSource, has: &dyn Fn(&str) -> bool, context: usize) -> Result<Box<dyn LmModel>, ConfigError> {
         Ok(Box::new(Config::from_source(src, has, context)?))

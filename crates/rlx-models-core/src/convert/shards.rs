@@ -3,7 +3,7 @@
 //! Reference: the `safetensors` format (header length, JSON header, data end to end) and the sharding of Hugging Face
 //! checkpoints (`model-00001-of-0000N.safetensors`, `model.safetensors.index.json`).
 
-use super::{ConvertError, Output};
+use super::{ConvertError, Output, TensorSink};
 use crate::weights::MAX_HEADER_BYTES;
 use rlx_ir::DType;
 use serde_json::{Map, Value, json};
@@ -26,7 +26,7 @@ pub struct ShardPlan {
 }
 
 /// Files being written, tensor after tensor in the order of the plan.
-pub struct ShardWriter<'o> {
+struct ShardFiles<'o> {
     output: &'o mut Output,
     /// Per file: name, header, bytes of data.
     files: std::vec::IntoIter<(String, Vec<u8>, u64)>,
@@ -76,7 +76,7 @@ impl ShardPlan {
     ///
     /// # Errors
     /// Those of `output`, and a header too large to be read again.
-    pub fn begin(self, output: &mut Output, shard_bytes: u64) -> Result<ShardWriter<'_>, ConvertError> {
+    pub fn begin(self, output: &mut Output, shard_bytes: u64) -> Result<Box<dyn TensorSink + '_>, ConvertError> {
         let total = self.bytes();
         let mut shards: Vec<Vec<Planned>> = vec![vec![]];
         let mut filled = 0u64;
@@ -105,7 +105,7 @@ impl ShardPlan {
             let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
             output.write("model.safetensors.index.json", format!("{index:#}\n").as_bytes())?;
         }
-        Ok(ShardWriter { output, files: files.into_iter(), open: None })
+        Ok(Box::new(ShardFiles { output, files: files.into_iter(), open: None }))
     }
 }
 
@@ -124,27 +124,7 @@ fn header(tensors: &[Planned]) -> Vec<u8> {
     out
 }
 
-impl ShardWriter<'_> {
-    /// Writes data of the next tensors; pieces may be of any length.
-    ///
-    /// # Errors
-    /// Those of the file system, and more data than was planned.
-    pub fn write(&mut self, mut data: &[u8]) -> Result<(), ConvertError> {
-        while !data.is_empty() {
-            if self.open.as_ref().is_none_or(|f| f.2 == 0) {
-                self.next()?;
-                continue;
-            }
-            let Some((name, file, left)) = &mut self.open else { return Ok(()) };
-            let n = data.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-            let (now, later) = data.split_at(n);
-            file.write_all(now).map_err(|source| ConvertError::Io { path: name.as_str().into(), source })?;
-            *left -= n as u64;
-            data = later;
-        }
-        Ok(())
-    }
-
+impl ShardFiles<'_> {
     /// Ends the file and begins the next.
     fn next(&mut self) -> Result<(), ConvertError> {
         self.close()?;
@@ -161,17 +141,29 @@ impl ShardWriter<'_> {
         let short = if left > 0 { Err(std::io::Error::other(format!("{left} bytes of data are missing"))) } else { Ok(()) };
         short.and_then(|()| file.flush()).map_err(|source| ConvertError::Io { path: name.into(), source })
     }
+}
 
-    /// Ends the last file.
-    ///
-    /// # Errors
-    /// Those of the file system, and data that is missing.
-    pub fn finish(mut self) -> Result<(), ConvertError> {
-        if self.open.is_none() || self.files.len() > 0 {
-            // Files whose tensors have no bytes at all still exist.
-            while self.files.len() > 0 {
+impl TensorSink for ShardFiles<'_> {
+    fn write(&mut self, mut data: &[u8]) -> Result<(), ConvertError> {
+        while !data.is_empty() {
+            if self.open.as_ref().is_none_or(|f| f.2 == 0) {
                 self.next()?;
+                continue;
             }
+            let Some((name, file, left)) = &mut self.open else { return Ok(()) };
+            let n = data.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+            let (now, later) = data.split_at(n);
+            file.write_all(now).map_err(|source| ConvertError::Io { path: name.as_str().into(), source })?;
+            *left -= n as u64;
+            data = later;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<(), ConvertError> {
+        // Files whose tensors have no bytes at all still exist.
+        while self.files.len() > 0 {
+            self.next()?;
         }
         self.close()
     }

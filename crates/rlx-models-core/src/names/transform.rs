@@ -62,6 +62,19 @@ impl Transform {
     /// # Errors
     /// Rows that do not divide into pairs of heads.
     pub fn apply(self, bytes: &[u8], rows: usize, heads: HeadCounts) -> Result<Option<Vec<u8>>, TransformError> {
+        self.rearrange(bytes, rows, heads, true)
+    }
+
+    /// The bytes of a weight in the GGUF file's arrangement, from the checkpoint's: what [`apply`](Self::apply) takes
+    /// back.
+    ///
+    /// # Errors
+    /// As `apply`.
+    pub fn undo(self, bytes: &[u8], rows: usize, heads: HeadCounts) -> Result<Option<Vec<u8>>, TransformError> {
+        self.rearrange(bytes, rows, heads, false)
+    }
+
+    fn rearrange(self, bytes: &[u8], rows: usize, heads: HeadCounts, to_checkpoint: bool) -> Result<Option<Vec<u8>>, TransformError> {
         let Transform::LlamaRopeRows(which) = self else {
             return Ok(None);
         };
@@ -76,12 +89,10 @@ impl Transform {
         }
         let (half, row) = (pairs / 2, bytes.len() / rows);
         let mut out = Vec::with_capacity(bytes.len());
+        let mut take = |from: usize| out.extend_from_slice(bytes.get(from * row..(from + 1) * row).unwrap_or_default());
         for head in 0..heads {
-            for part in 0..2 {
-                for i in 0..half {
-                    let at = (head * pairs + 2 * i + part) * row;
-                    out.extend_from_slice(bytes.get(at..at + row).unwrap_or_default());
-                }
+            for i in 0..pairs {
+                take(head * pairs + if to_checkpoint { 2 * (i % half) + i / half } else { i / 2 + half * (i % 2) });
             }
         }
         Ok(Some(out))
@@ -100,7 +111,13 @@ mod tests {
         let stored: Vec<u8> = [0, 2, 1, 3, 4, 6, 5, 7].into_iter().flat_map(|r| [r, 100 + r]).collect();
         let want: Vec<u8> = (0..8).flat_map(|r| [r, 100 + r]).collect();
         let t = Transform::LlamaRopeRows(Heads::Query);
-        assert_eq!(t.apply(&stored, 8, heads).unwrap(), Some(want));
+        assert_eq!(t.apply(&stored, 8, heads).unwrap(), Some(want.clone()));
+        assert_eq!(t.undo(&want, 8, heads).unwrap(), Some(stored.clone()));
+        // With six rows a head, putting back is another permutation than taking away.
+        let (rows, heads) = ((0..12).collect::<Vec<u8>>(), HeadCounts { query: 2, key_value: 1 });
+        let moved = t.undo(&rows, 12, heads).unwrap().unwrap();
+        assert_eq!(moved[..6], [0, 3, 1, 4, 2, 5]);
+        assert_eq!(t.apply(&moved, 12, heads).unwrap(), Some(rows));
         assert_eq!(Transform::None.apply(&stored, 8, heads).unwrap(), None);
     }
 

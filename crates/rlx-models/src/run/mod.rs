@@ -4,11 +4,15 @@
 
 mod auto;
 mod bench;
+mod compare;
+mod convert;
 mod inspect;
 mod manual;
 mod parity;
+mod perplexity;
 mod plan;
 
+pub use convert::main as convert_main;
 pub use inspect::main as inspect_main;
 
 use crate::families;
@@ -103,6 +107,11 @@ fn builtin() -> Vec<Command> {
     all.push(Command::new("plan", "Say what running a model would take, without loading it", plan::command, plan::main));
     all.push(Command::new("parity", "Compare checkpoints with recorded reference outputs", parity::command, parity::main));
     all.push(Command::new("bench", "Measure loading, prefill and decoding", bench::command, bench::main));
+    let about = "Compare two checkpoints, or one on two devices or under two profiles";
+    all.push(Command::new("compare", about, compare::command, compare::main));
+    all.push(Command::new("perplexity", "Measure how surprised a model is by a text", perplexity::command, perplexity::main));
+    let about = "Convert a checkpoint between Hugging Face safetensors, GGUF and MLX";
+    all.push(Command::new("convert", about, convert::command, convert::run).also("rlx-convert"));
     let about = "Print a completion script for bash, zsh, fish, powershell or elvish";
     all.push(Command::new("completions", about, manual::completions_command, manual::completions));
     all.push(Command::new("man", "Write manual pages of all programs and commands", manual::man_command, manual::man));
@@ -122,6 +131,7 @@ Examples:
   rlx-run auto model-Q4_K_M.gguf             chat, at a terminal
   rlx-run inspect model-Q4_K_M.gguf
   rlx-run plan model-Q4_K_M.gguf --max-seq 8192
+  rlx-run convert weights/rlx-tiny-chat tiny.gguf
   rlx-run bench model-Q4_K_M.gguf --threads 2
 
 `rlx-run COMMAND --help` tells more.
