@@ -269,7 +269,7 @@ const FAMILIES: [&dyn Family; 2] =
     [&Toy("llama", &["llama"], &["LlamaForCausalLM"], &["llama"]), &Toy("qwen3", &["qwen3"], &["Qwen3ForCausalLM"], &["qwen3"])];
 
 #[test]
-fn checkpoints_find_their_family() {
+fn config_25_unknown_model_types_and_empty_architectures_find_no_family() {
     for path in ["qwen3", "qwen3-gguf/Q4_0.gguf"] {
         let id = identify(fixture(path), LoadOpts::map()).unwrap();
         assert_eq!(find(&FAMILIES, &id).unwrap().name(), "qwen3", "{id}");

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Counting, bounded, fixture};
-use rlx_core::config::{DecoderConfig, RopeArgs, rope};
+use rlx_core::config::{DecoderConfig, Experts, ImageConfig, ImageSize, RopeArgs, rope};
 use rlx_core::{ConfigDoc, ConfigError, ConfigSource, Key};
 use rlx_gguf::{Gguf, GgufWriter, Value};
 use rlx_ir::ops::rope::{Rope, RopeScaling};
@@ -65,6 +65,7 @@ fn the_committed_checkpoint_reads() {
         vocab_size: 320,
         rms_norm_eps: 1e-6,
         max_position_embeddings: Some(40960),
+        experts: None,
         tie_word_embeddings: Some(true),
     };
     assert_eq!(c, want);
@@ -352,6 +353,22 @@ fn gguf_14_sizes() {
 }
 
 #[test]
+fn gguf_14_experts() {
+    let read = |total: u32, used: Option<u32>| {
+        let used = used.map(Value::from);
+        DecoderConfig::from_source(&gguf(&[("toy.expert_count", Some(total.into())), ("toy.expert_used_count", used)])).map(|c| c.experts)
+    };
+    assert_eq!(read(4, Some(4)).unwrap(), Some(Experts { total: 4, used: 4 }));
+    assert_eq!(read(0, None).unwrap(), None);
+    refused(read(4, Some(5)), &["toy.expert_used_count is 5", "from 1 to 4"]);
+    refused(read(4, Some(0)), &["toy.expert_used_count is 0", "from 1 to 4"]);
+    refused(read(4, None), &["toy.expert_used_count is missing"]);
+    let json = |used: &str| decoder(&[("num_experts", "8"), ("num_experts_per_tok", used)]).map(|c| c.experts);
+    assert_eq!(json("2").unwrap(), Some(Experts { total: 8, used: 2 }));
+    refused(json("9"), &["num_experts_per_tok is 9", "from 1 to 8"]);
+}
+
+#[test]
 fn gguf_14_embedding_length_must_agree_with_the_tensor() {
     let good = Gguf::open(fixture("qwen3-gguf/Q4_0.gguf")).unwrap();
     let mut bytes = std::fs::read(good.path().unwrap()).unwrap();
@@ -399,6 +416,88 @@ fn counts_per_layer_are_lists_or_one_number() {
     assert_eq!(source("{\"kv\":[1,2]}").unwrap().per_layer(KEY, 2).unwrap().unwrap(), [1, 2]);
     assert_eq!(source("{\"kv\":7}").unwrap().per_layer(KEY, 2).unwrap().unwrap(), [7, 7]);
     assert_eq!(source("{}").unwrap().per_layer(KEY, 2).unwrap(), None);
+}
+
+/// A file of a gigabyte is refused by its length; nothing of it is read.
+#[test]
+fn config_25_a_file_of_a_gigabyte() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "generation_config.json", "preprocessor_config.json"] {
+        std::fs::write(dir.path().join(name), if name.starts_with("config") { qwen3(&[]) } else { "{}".into() }).unwrap();
+        assert!(ConfigDoc::open(dir.path().join(name)).is_ok());
+        std::fs::File::options().write(true).open(dir.path().join(name)).unwrap().set_len(1 << 30).unwrap();
+        refused(bounded(0, || ConfigDoc::open(dir.path().join(name))), &[name, "1073741824 bytes, expected at most"]);
+    }
+}
+
+#[test]
+fn config_25_generation_config_beside_the_model() {
+    let with = |generation: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), qwen3(&[])).unwrap();
+        std::fs::write(dir.path().join("generation_config.json"), generation).unwrap();
+        let n = generation.len() + qwen3(&[]).len();
+        bounded(n, || ConfigSource::from_dir(dir.path()).and_then(|c| c.eos_token_ids()))
+    };
+    assert_eq!(with(r#"{"eos_token_id":[7,8]}"#).unwrap(), [7, 8]);
+    assert_eq!(with("{}").unwrap(), with(r#"{"eos_token_id":null}"#).unwrap());
+    for bad in ["", "[]", "{\"eos_token_id\":1,\"eos_token_id\":2}", r#"{"eos_token_id":"</s>"}"#, r#"{"eos_token_id":-1}"#, "{/*x*/}"] {
+        refused(with(bad), &["generation_config.json"]);
+    }
+}
+
+#[test]
+fn config_25_rope_scaling_of_unknown_type() {
+    let at = |kind: &str| rope_of(&[("rope_scaling", &format!(r#"{{"rope_type":"{kind}","factor":2}}"#))], &RopeArgs::new(32));
+    assert!(at("linear").is_ok());
+    refused(at("spiral"), &["config.json", "rope_scaling.rope_type", "\"spiral\"", "llama3, yarn"]);
+}
+
+fn image(text: &str) -> Result<ImageConfig, ConfigError> {
+    let d = ConfigDoc::from_bytes(Path::new("preprocessor_config.json"), text.as_bytes().to_vec())?;
+    bounded(text.len(), || ImageConfig::from_doc(&d))
+}
+
+#[test]
+fn config_25_images() {
+    let text = |size: &str, std: &str| {
+        format!(r#"{{"size":{size},"image_mean":[0.5,0.5,0.5],"image_std":{std},"rescale_factor":0.00392156862745098}}"#)
+    };
+    let std = "[0.25,0.5,1]";
+    let square = ImageSize::Exact { height: 224, width: 224 };
+    let c = image(&text("224", std)).unwrap();
+    assert_eq!((c.size, c.mean.as_slice(), c.std.as_slice()), (Some(square), &[0.5; 3][..], &[0.25, 0.5, 1.0][..]));
+    assert_eq!(image(&text(r#"{"height":224,"width":224}"#, std)).unwrap().size, Some(square));
+    let short = image(&text(r#"{"shortest_edge":448,"longest_edge":1344}"#, std)).unwrap().size;
+    assert_eq!(short, Some(ImageSize::Shortest { edge: 448, longest: Some(1344) }));
+    assert_eq!(image("{}").unwrap().size, None);
+    for (size, part) in [
+        ("0", "size is 0"),
+        ("1000000000", "size is 1000000000"),
+        ("-1", "size is -1"),
+        ("\"224\"", "size is \"224\""),
+        ("1e9", "size is 1e9"),
+        (r#"{"height":0,"width":224}"#, "size.height is 0"),
+        (r#"{"height":224,"width":1000000000}"#, "size.width is 1000000000"),
+        (r#"{"height":224}"#, "size.width is missing"),
+        (r#"{"shortest_edge":0}"#, "size.shortest_edge is 0"),
+        (r#"{"shortest_edge":448,"longest_edge":447}"#, "size.longest_edge is 447"),
+        ("{}", "size is {}"),
+    ] {
+        refused(image(&text(size, std)), &["preprocessor_config.json", part]);
+    }
+    for (std, part) in [
+        ("[0.5,0,0.5]", "above 0"),
+        ("[0.5,-1,0.5]", "above 0"),
+        ("[0.5,Infinity,1]", "finite"),
+        ("[]", "1 to 4"),
+        ("[1,1]", "as many"),
+        ("0.5", "a list"),
+    ] {
+        refused(image(&text("224", std)), &["preprocessor_config.json", "image_std is", part]);
+    }
+    refused(image(r#"{"rescale_factor":0}"#), &["rescale_factor is 0"]);
+    refused(image(r#"{"image_mean":["a"]}"#), &["image_mean"]);
 }
 
 mod any_bytes {

@@ -2,13 +2,19 @@
 
 mod common;
 
-use common::{dir_with, fixture, oracle, safetensors};
+use common::{Counting, bounded, dir_with, fixture, oracle, safetensors};
 use rlx_core::weights::{WeightMap, open_map};
 use rlx_core::{Checkpoint, LoadOpts, WeightsError};
 use rlx_gguf::BlockFormat;
 use rlx_gguf::blocks::{Affine, Fp8, ScaleType};
 use rlx_ir::DType;
 use std::path::Path;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A tensor of a made-up checkpoint: name, type, shape.
+type Tensor = (&'static str, &'static str, &'static [usize]);
 
 fn opened(path: &Path) -> Checkpoint {
     rlx_core::weights::open_with(LoadOpts::map(), path).unwrap_or_else(|e| panic!("{e}"))
@@ -152,7 +158,7 @@ fn the_reference_mxfp4_checkpoint_has_its_experts_as_one_tensor_each() {
 }
 
 /// A checkpoint of tensors of zeros: (name, dtype, shape).
-fn checkpoint(config: &str, tensors: &[(&str, &str, &[usize])]) -> (tempfile::TempDir, Result<WeightMap, WeightsError>) {
+fn checkpoint(config: &str, tensors: &[Tensor]) -> (tempfile::TempDir, Result<WeightMap, WeightsError>) {
     let (mut header, mut end) = (String::new(), 0);
     for (name, dtype, shape) in tensors {
         let begin = end;
@@ -170,12 +176,12 @@ fn checkpoint(config: &str, tensors: &[(&str, &str, &[usize])]) -> (tempfile::Te
     }
     let file = safetensors(&format!("{{{header}}}"), &vec![0; end]);
     let dir = dir_with(&[("model.safetensors", &file), ("config.json", config.as_bytes())]);
-    let opened = open_map(dir.path());
+    let opened = bounded(file.len() + config.len(), || open_map(dir.path()));
     (dir, opened)
 }
 
 #[track_caller]
-fn refused(config: &str, tensors: &[(&str, &str, &[usize])], parts: &[&str]) {
+fn refused(config: &str, tensors: &[Tensor], parts: &[&str]) {
     let message = checkpoint(config, tensors).1.expect_err("must be refused").to_string();
     for part in parts {
         assert!(message.contains(part), "{part} is not in: {message}");
@@ -187,8 +193,8 @@ const MLX: &str = r#"{"quantization":{"group_size":64,"bits":4}}"#;
 
 #[test]
 fn mlx_parts_that_do_not_belong_together_are_refused_by_all_three_names() {
-    let w: (&str, &str, &[usize]) = ("x.weight", "U32", &[2, 16]);
-    let (s, b): ((&str, &str, &[usize]), (&str, &str, &[usize])) = (("x.scales", "F16", &[2, 2]), ("x.biases", "F16", &[2, 2]));
+    let w: Tensor = ("x.weight", "U32", &[2, 16]);
+    let (s, b): (Tensor, Tensor) = (("x.scales", "F16", &[2, 2]), ("x.biases", "F16", &[2, 2]));
     let map = checkpoint(MLX, &[w, s, b]).1.unwrap();
     assert_eq!(map.meta("x.weight").unwrap().shape, [2, 128]);
     let all = ["\"x.weight\" u32 [2, 16]", "\"x.scales\"", "\"x.biases\""];
@@ -201,7 +207,7 @@ fn mlx_parts_that_do_not_belong_together_are_refused_by_all_three_names() {
     refused(MLX, &[("x.weight", "U32", &[16]), s, b], &["at least two dimensions"]);
     // 100 inputs of 4 bits are 12.5 words; of 8 bits they are 25 and do not divide into groups of 64.
     let eight = MLX.replace("\"bits\":4", "\"bits\":8");
-    let odd: &[(&str, &str, &[usize])] = &[("x.weight", "U32", &[2, 25]), ("x.scales", "F16", &[2, 1]), ("x.biases", "F16", &[2, 1])];
+    let odd: &[Tensor] = &[("x.weight", "U32", &[2, 25]), ("x.scales", "F16", &[2, 1]), ("x.biases", "F16", &[2, 1])];
     refused(&eight, odd, &["\"x.weight\" u32 [2, 25]", "100 is not divisible by 64", "group size that divides it"]);
     let three = MLX.replace("\"bits\":4", "\"bits\":3");
     refused(&three, &[w, s, b], &["whole codes of 3 bits"]);
@@ -234,19 +240,19 @@ fn mlx_layers_have_settings_of_their_own() {
 #[test]
 fn formats_without_a_block_format_are_refused_at_use_by_name() {
     let seven = MLX.replace("\"bits\":4", "\"bits\":7").replace("64", "32");
-    let parts: &[(&str, &str, &[usize])] = &[("x.weight", "U32", &[1, 7]), ("x.scales", "F16", &[1, 1]), ("x.biases", "F16", &[1, 1])];
+    let parts: &[Tensor] = &[("x.weight", "U32", &[1, 7]), ("x.scales", "F16", &[1, 1]), ("x.biases", "F16", &[1, 1])];
     let (_dir, map) = checkpoint(&seven, parts);
     let map = map.unwrap();
     let message = map.param_type("x.weight", &[32.into()]).unwrap_err();
     assert!(message.contains("\"x.weight\" cannot be used") && message.contains("7 bits"), "{message}");
     assert_eq!(map.get("x.weight").unwrap_err().to_string(), message);
     let mode = r#"{"quantization":{"group_size":32,"bits":4,"mode":"int4e"}}"#;
-    let parts: &[(&str, &str, &[usize])] = &[("x.weight", "U32", &[1, 4]), ("x.scales", "U8", &[1, 1])];
+    let parts: &[Tensor] = &[("x.weight", "U32", &[1, 4]), ("x.scales", "U8", &[1, 1])];
     let message = checkpoint(mode, parts).1.unwrap().get("x.weight").unwrap_err().to_string();
     assert!(message.contains("mode int4e") && message.contains("mxfp4 (4 bits, groups of 32)"), "{message}");
     // GPTQ groups that no block divides.
     let config = r#"{"quantization_config":{"quant_method":"gptq","bits":4,"group_size":16}}"#;
-    let parts: &[(&str, &str, &[usize])] = &[("x.qweight", "I32", &[8, 8]), ("x.qzeros", "I32", &[4, 1]), ("x.scales", "F16", &[4, 8])];
+    let parts: &[Tensor] = &[("x.qweight", "I32", &[8, 8]), ("x.qzeros", "I32", &[4, 1]), ("x.scales", "F16", &[4, 8])];
     let map = checkpoint(config, parts).1.unwrap();
     let message = map.param_type("x.weight", &[8.into(), 64.into()]).unwrap_err();
     assert!(message.contains("\"x.weight\"") && message.contains("64 inputs in groups of 16"), "{message}");
@@ -277,8 +283,8 @@ fn gptq_with_sorted_inputs_is_refused_by_name() {
 #[test]
 fn hugging_face_parts_that_do_not_belong_together_are_refused() {
     let gptq = r#"{"quantization_config":{"quant_method":"gptq","bits":4,"group_size":32}}"#;
-    let (w, z): ((&str, &str, &[usize]), (&str, &str, &[usize])) = (("x.qweight", "I32", &[8, 8]), ("x.qzeros", "I32", &[2, 1]));
-    let s: (&str, &str, &[usize]) = ("x.scales", "F16", &[2, 8]);
+    let (w, z): (Tensor, Tensor) = (("x.qweight", "I32", &[8, 8]), ("x.qzeros", "I32", &[2, 1]));
+    let s: Tensor = ("x.scales", "F16", &[2, 8]);
     assert_eq!(checkpoint(gptq, &[w, z, s]).1.unwrap().meta("x.weight").unwrap().shape, [8, 64]);
     refused(gptq, &[w, z], &["\"x.qweight\" i32 [8, 8] without x.scales"]);
     refused(gptq, &[w, s], &["without x.qzeros"]);
@@ -289,7 +295,7 @@ fn hugging_face_parts_that_do_not_belong_together_are_refused() {
     let awq = gptq.replace("gptq", "awq");
     refused(&awq, &[w, z, s], &["qweight [in, out / 8]"]);
     let fp8 = r#"{"quantization_config":{"quant_method":"fp8","weight_block_size":[128,128]}}"#;
-    let f: (&str, &str, &[usize]) = ("x.weight", "F8_E4M3", &[130, 256]);
+    let f: Tensor = ("x.weight", "F8_E4M3", &[130, 256]);
     assert!(checkpoint(fp8, &[f, ("x.weight_scale_inv", "F32", &[2, 2])]).1.is_ok());
     refused(fp8, &[f], &["\"x.weight\" f8e4m3 [130, 256] without x.weight_scale_inv"]);
     refused(fp8, &[f, ("x.weight_scale_inv", "F32", &[1, 2])], &["\"x.weight_scale_inv\" f32 [1, 2]", "[2, 2] (per block of 128 by 128)"]);
@@ -298,7 +304,7 @@ fn hugging_face_parts_that_do_not_belong_together_are_refused() {
     refused(&fp8.replace("[128,128]", "[128]"), &[f], &["two sizes"]);
     refused(&fp8.replace("\"weight_block_size\":[128,128]", "\"fmt\":\"e5m2\""), &[f], &["fmt is \"e5m2\""]);
     let ct = r#"{"quantization_config":{"quant_method":"compressed-tensors","format":"pack-quantized"}}"#;
-    let p: (&str, &str, &[usize]) = ("x.weight_packed", "I32", &[2, 8]);
+    let p: Tensor = ("x.weight_packed", "I32", &[2, 8]);
     let message = checkpoint(ct, &[p]).1.unwrap().param_type("x.weight", &[2.into(), 64.into()]).unwrap_err();
     assert!(message.contains("\"x.weight\" cannot be used") && message.contains("8 words"), "{message}");
     let four = ct.replace("\"format\"", "\"config_groups\":{\"a\":{\"weights\":{\"num_bits\":4}}},\"format\"");
@@ -309,7 +315,7 @@ fn hugging_face_parts_that_do_not_belong_together_are_refused() {
 
 #[test]
 fn config_25_methods_that_are_not_read_fail_by_name() {
-    let tensor: (&str, &str, &[usize]) = ("x.weight", "U8", &[16, 1]);
+    let tensor: Tensor = ("x.weight", "U8", &[16, 1]);
     for (config, parts) in [
         (r#"{"quant_method":"bitsandbytes","load_in_4bit":true}"#, &["\"bitsandbytes\"", "not known", "GGUF or MLX release"][..]),
         (r#"{"quant_method":"hqq"}"#, &["\"hqq\""]),
@@ -332,4 +338,21 @@ fn config_25_methods_that_are_not_read_fail_by_name() {
     assert!(message.contains("\"x.weight\"") && message.contains("take the config.json of the release"), "{message}");
     refused(r#"{"quantization_config":{"quant_method":7}}"#, &[("x.weight", "U32", &[1, 1])], &["quantization_config.quant_method is 7"]);
     refused(r#"{"quantization_config":"fp8"}"#, &[("x.qweight", "I32", &[1, 1])], &["quantization_config is \"fp8\", expected an object"]);
+}
+
+#[test]
+fn many_weights_in_parts_stay_within_the_bounds() {
+    let (mut header, mut at) = (String::new(), 0);
+    for i in 0..5000 {
+        for (part, dtype, shape, size) in [("biases", "F16", "[1,1]", 2), ("scales", "F16", "[1,1]", 2), ("weight", "U32", "[1,4]", 16)] {
+            let comma = if header.is_empty() { "" } else { "," };
+            header += &format!(r#"{comma}"{i:x}.{part}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{at},{}]}}"#, at + size);
+            at += size;
+        }
+    }
+    let file = safetensors(&format!("{{{header}}}"), &vec![0; at]);
+    let config = r#"{"quantization":{"group_size":32,"bits":4}}"#;
+    let dir = dir_with(&[("model.safetensors", &file), ("config.json", config.as_bytes())]);
+    let c = bounded(file.len() + config.len(), || opened(dir.path()));
+    assert_eq!((c.tensors().len(), c.quantization().unwrap().weights), (5000, 5000));
 }

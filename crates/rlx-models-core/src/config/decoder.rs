@@ -26,8 +26,19 @@ pub struct DecoderConfig {
     pub rms_norm_eps: f64,
     /// Context length of training, where the configuration says it.
     pub max_position_embeddings: Option<usize>,
+    /// Experts of a mixture, where there are any.
+    pub experts: Option<Experts>,
     /// The output projection is the embedding; `None` where only the presence of its tensor tells (GGUF).
     pub tie_word_embeddings: Option<bool>,
+}
+
+/// A mixture of experts.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Experts {
+    /// Experts of a layer, at least 1.
+    pub total: usize,
+    /// Experts that a token is sent to: from 1 to `total`.
+    pub used: usize,
 }
 
 /// Keys of [`DecoderConfig`], for families that read one of them alone.
@@ -53,6 +64,10 @@ pub mod keys {
     pub const RMS_EPS: Key = Key::new("rms_norm_eps|layer_norm_epsilon|norm_eps", "attention.layer_norm_rms_epsilon");
     /// Context length of training.
     pub const CONTEXT: Key = Key::new("max_position_embeddings|n_positions|max_sequence_length", "context_length");
+    /// Experts of a layer.
+    pub const EXPERTS: Key = Key::new("num_experts|num_local_experts|n_routed_experts", "expert_count");
+    /// Experts that a token is sent to.
+    pub const EXPERTS_USED: Key = Key::new("num_experts_per_tok|num_experts_per_token|top_k_experts|moe_top_k", "expert_used_count");
     /// Whether the output projection is the embedding.
     pub const TIED: Key = Key::new("tie_word_embeddings", "");
 }
@@ -90,9 +105,22 @@ impl DecoderConfig {
             vocab_size: src.vocab_size()?,
             rms_norm_eps: rms_norm_eps(src)?,
             max_position_embeddings: src.opt_usize(keys::CONTEXT)?,
+            experts: experts(src)?,
             tie_word_embeddings: src.opt_bool(keys::TIED)?,
         })
     }
+}
+
+/// The mixture of experts, if there is one; a count of 0 means none.
+///
+/// # Errors
+/// As [`ConfigSource::size`].
+pub fn experts(src: &ConfigSource) -> Result<Option<Experts>, ConfigError> {
+    let Some(total) = src.opt_usize(keys::EXPERTS)?.filter(|n| *n > 0) else {
+        return Ok(None);
+    };
+    let used = src.size(keys::EXPERTS_USED, total)?;
+    Ok(Some(Experts { total, used }))
 }
 
 /// The number of blocks that plain decoding runs: those of multi-token prediction come after and do not count.

@@ -243,7 +243,7 @@ impl Checkpoint {
 
     /// The bytes of a weight, put together from its parts.
     fn assembled(&self, t: &TensorMeta, recipe: &packed::Recipe) -> Result<TensorData, WeightsError> {
-        let parts = recipe.parts.iter().map(|p| self.data(p)).collect::<Result<Vec<_>, _>>()?;
+        let parts = recipe.parts.iter().map(|p| self.bytes_at(&t.name, p.file, p.offset, p.bytes)).collect::<Result<Vec<_>, _>>()?;
         let slices: Vec<&[u8]> = parts.iter().map(|p| &**p).collect();
         let bytes = usize::try_from(t.bytes).map_err(|_| format!("{} bytes are more than this machine addresses", t.bytes));
         let made = bytes.and_then(|n| recipe.assemble(&slices, n));
@@ -252,10 +252,14 @@ impl Checkpoint {
 
     /// The bytes of a tensor where they lie in its file.
     fn data(&self, t: &TensorMeta) -> Result<TensorData, WeightsError> {
-        let missing = || WeightsError::MissingTensor { path: self.path.clone(), tensor: t.name.clone(), nearest: vec![] };
-        let map = self.maps.get(t.file as usize).ok_or_else(missing)?;
+        self.bytes_at(&t.name, t.file, t.offset, t.bytes)
+    }
+
+    fn bytes_at(&self, name: &str, file: u32, offset: u64, bytes: u64) -> Result<TensorData, WeightsError> {
+        let missing = || WeightsError::MissingTensor { path: self.path.clone(), tensor: name.into(), nearest: vec![] };
+        let map = self.maps.get(file as usize).ok_or_else(missing)?;
         map.check_length()?;
-        let range = usize::try_from(t.offset).ok().zip(usize::try_from(t.bytes).ok()).and_then(|(at, n)| Some(at..at.checked_add(n)?));
+        let range = usize::try_from(offset).ok().zip(usize::try_from(bytes).ok()).and_then(|(at, n)| Some(at..at.checked_add(n)?));
         range.and_then(|r| TensorData::mapped(map.clone(), r, self.access)).ok_or_else(missing)
     }
 }

@@ -51,7 +51,15 @@ enum Kind {
 pub(super) struct Recipe {
     kind: Kind,
     /// As the kind wants them.
-    pub parts: Vec<TensorMeta>,
+    pub parts: Vec<Part>,
+}
+
+/// Where a part is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub file: u32,
+    pub offset: u64,
+    pub bytes: u64,
 }
 
 /// What became of a weight.
@@ -195,6 +203,7 @@ impl Set<'_> {
             return Err(self.bad(format!("{name} beside {}", list(&parts)), "one of the two"));
         }
         self.new.push(TensorMeta { name: name.clone(), stored: StoredType::Known(dtype), shape, file, offset, bytes });
+        let parts = parts.iter().map(|p| Part { file: p.file, offset: p.offset, bytes: p.bytes }).collect();
         self.made.insert(name, Made::Whole(Recipe { kind, parts }));
         Ok(())
     }
