@@ -158,6 +158,60 @@ pub struct PromptArgs {
     /// Continue the prompt as raw text instead of answering it as a message
     #[arg(long)]
     pub no_chat_template: bool,
+    /// Write prompts by this template instead of the checkpoint's: a Jinja file, a tokenizer_config.json,
+    /// or the name of one of the checkpoint's templates (default, tool_use, rag, …)
+    #[arg(long, value_name = "FILE|NAME", conflicts_with = "no_chat_template")]
+    pub chat_template: Option<String>,
+    /// More variables for the template, as a JSON object, such as {"enable_thinking": false}
+    #[arg(long, value_name = "JSON", conflicts_with = "no_chat_template")]
+    pub chat_template_kwargs: Option<String>,
+    /// Tools that the model may call: a JSON file with a list of definitions
+    #[arg(long, value_name = "FILE", conflicts_with = "no_chat_template")]
+    pub tools: Option<PathBuf>,
+}
+
+/// Most bytes of a file of tool definitions.
+const MAX_TOOLS: u64 = 16 << 20;
+
+impl PromptArgs {
+    /// The tool definitions.
+    pub fn tools(&self) -> anyhow::Result<Option<serde_json::Value>> {
+        let Some(path) = &self.tools else { return Ok(None) };
+        let io = |source| LmError::Io { file: path.clone(), source };
+        let bytes = std::fs::metadata(path).map_err(io)?.len();
+        if bytes > MAX_TOOLS {
+            return Err(Usage(format!("--tools {}: {bytes} bytes, expected at most {MAX_TOOLS}", path.display())).into());
+        }
+        let text = std::fs::read_to_string(path).map_err(io)?;
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| Usage(format!("--tools {}: {e}", path.display())))?;
+        match &value {
+            serde_json::Value::Array(list) if list.iter().all(serde_json::Value::is_object) => Ok(Some(value)),
+            _ => Err(Usage(format!("--tools {}: expected a list of objects, one a tool", path.display())).into()),
+        }
+    }
+
+    /// More variables for the template.
+    pub fn variables(&self) -> anyhow::Result<serde_json::Map<String, serde_json::Value>> {
+        let Some(text) = &self.chat_template_kwargs else { return Ok(serde_json::Map::new()) };
+        match serde_json::from_str(text) {
+            Ok(serde_json::Value::Object(map)) => Ok(map),
+            Ok(_) => Err(Usage("--chat-template-kwargs: expected a JSON object, such as {\"enable_thinking\": false}".into()).into()),
+            Err(e) => Err(Usage(format!("--chat-template-kwargs: {e}")).into()),
+        }
+    }
+
+    /// Puts the template that was asked for in place of the checkpoint's.
+    pub fn apply_template(&self, runner: &mut rlx_lm::LmRunner) -> anyhow::Result<()> {
+        let Some(given) = &self.chat_template else { return Ok(()) };
+        let path = Path::new(given);
+        if path.is_file() {
+            return Ok(runner.set_template(rlx_text::ChatTemplate::from_file(path).map_err(LmError::from)?)?);
+        }
+        if given.contains(['/', '\\', '.']) {
+            return Err(Usage(format!("--chat-template {given}: no such file")).into());
+        }
+        Ok(runner.choose_template(given)?)
+    }
 }
 
 /// How tokens are chosen, and when to stop.
@@ -186,6 +240,12 @@ pub struct GenerateArgs {
     /// End the answer before this text; may be repeated
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
+    /// Answer with JSON that satisfies this schema.  A keyword that is not supported is an error
+    #[arg(long, value_name = "FILE|JSON", conflicts_with = "grammar")]
+    pub json_schema: Option<String>,
+    /// Answer with text of this grammar: GBNF from `root`, or Lark from `start`
+    #[arg(long, value_name = "FILE")]
+    pub grammar: Option<PathBuf>,
 }
 
 impl GenerateArgs {
@@ -205,9 +265,16 @@ impl GenerateArgs {
         if self.stop.iter().any(String::is_empty) {
             return Err(Usage("--stop: expected a text, found an empty one".into()).into());
         }
+        let named = |flag: &str, e: rlx_text::TextError| Usage(format!("{flag}: {e}"));
+        let grammar = match (&self.json_schema, &self.grammar) {
+            (Some(given), _) => Some(rlx_text::Grammar::json_schema_or_file(given).map_err(|e| named("--json-schema", e))?),
+            (None, Some(path)) => Some(rlx_text::Grammar::file(path).map_err(|e| named("--grammar", e))?),
+            (None, None) => None,
+        };
         // Special tokens within an answer belong to it: models write tool calls in them.
         let (max_tokens, stop) = (self.max_tokens, self.stop.clone());
-        Ok(GenerateOptions { max_tokens, sampling, stop, skip_special: false, ..GenerateOptions::default() })
+        let grammar = grammar.map(std::sync::Arc::new);
+        Ok(GenerateOptions { max_tokens, sampling, stop, skip_special: false, grammar, ..GenerateOptions::default() })
     }
 }
 

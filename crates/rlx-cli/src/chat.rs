@@ -1,7 +1,7 @@
 //! The chat at the terminal.
 
 use crate::Usage;
-use crate::lm::Answerer;
+use crate::lm::{Answerer, Fresh};
 use crate::term::speed;
 use rlx_lm::{Chat, LmError};
 use rlx_text::Message;
@@ -42,14 +42,14 @@ fn read(line: &str) -> Line<'_> {
 }
 
 /// Talks until the user leaves.
-pub(crate) fn run(a: &mut Answerer, system: Option<&str>) -> anyhow::Result<u8> {
+pub(crate) fn run(a: &mut Answerer, system: Option<&str>, fresh: &Fresh) -> anyhow::Result<u8> {
     if !a.raw {
         a.runner.template()?; // before anything is typed
     }
     let mut editor = rustyline::Editor::<(), _>::with_history(rustyline::Config::default(), rustyline::history::MemHistory::new())
         .map_err(|e| Usage(format!("no chat at this terminal ({e}); give --prompt")))?;
     a.notes.say("/help for help, Ctrl-D to leave");
-    let (mut chat, mut system) = (Chat::new(system), system.map(str::to_owned));
+    let (mut chat, mut system) = (fresh.chat(system), system.map(str::to_owned));
     loop {
         let line = match next(&mut editor) {
             Ok(line) => line,
@@ -61,11 +61,11 @@ pub(crate) fn run(a: &mut Answerer, system: Option<&str>) -> anyhow::Result<u8> 
             Line::Exit => return Ok(0),
             Line::Help => writeln!(io::stderr(), "{HELP}")?,
             Line::Unknown(name) => writeln!(io::stderr(), "unknown command /{name}; /help lists them")?,
-            Line::Clear => chat = Chat::new(system.as_deref()),
+            Line::Clear => chat = fresh.chat(system.as_deref()),
             Line::System("") => writeln!(io::stderr(), "{}", system.as_deref().unwrap_or("(no instructions)"))?,
             Line::System(text) => {
                 system = Some(text.to_owned());
-                chat = Chat::new(Some(text));
+                chat = fresh.chat(Some(text));
             }
             Line::Say(text) => say(a, &mut chat, text)?,
         }

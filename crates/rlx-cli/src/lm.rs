@@ -24,6 +24,12 @@ Examples:
   Exactly what the checkpoint computes, in f32 throughout, and what compiling did:
     $P weights/rlx-tiny-chat --prompt Hi --profile exact --explain
 
+  JSON that satisfies a schema, whatever the model would rather say:
+    $P weights/rlx-tiny-chat --prompt \"Describe a cat.\" --json-schema '{\"type\": \"object\", \"properties\":
+      {\"name\": {\"type\": \"string\", \"maxLength\": 20}}, \"required\": [\"name\"], \"additionalProperties\": false}'
+  Tools that the model may call; --json lists the calls:
+    $P weights/rlx-tiny-chat --prompt \"Weather in Oslo?\" --tools tools.json --json
+
 Answers are greedy unless --temperature, --top-k, --top-p or --min-p say otherwise; what a
 checkpoint's generation_config.json recommends is not used.  Ctrl-C ends the answer, a second
 Ctrl-C the program.
@@ -54,6 +60,19 @@ enum Input {
     Interactive,
 }
 
+/// What every conversation begins with.
+pub(crate) struct Fresh {
+    tools: Option<serde_json::Value>,
+    variables: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Fresh {
+    /// A conversation without messages but the instructions.
+    pub fn chat(&self, system: Option<&str>) -> Chat {
+        Chat { tools: self.tools.clone(), variables: self.variables.clone(), ..Chat::new(system) }
+    }
+}
+
 /// A loaded model and how to answer with it.
 pub(crate) struct Answerer {
     pub runner: LmRunner,
@@ -69,7 +88,8 @@ pub(crate) struct Answerer {
 pub fn run(family: &'static dyn LmFamily, program: &str, args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
     rlx_core::registry::register(family);
     let args = parse(program, args)?;
-    let options = args.generate.options()?;
+    let mut options = args.generate.options()?;
+    let (tools, variables) = (args.prompt.tools()?, args.prompt.variables()?);
     let notes = Notes::new(args.output.quiet);
     let builder = args.model.builder(family)?;
     let input = input(&args)?;
@@ -80,15 +100,20 @@ pub fn run(family: &'static dyn LmFamily, program: &str, args: impl IntoIterator
     let builder = builder.stream(!args.output.no_stream && !args.output.json).progress(move |done, all| seen.at(done, all));
     let runner = builder.build();
     bar.clear();
-    let runner = runner?;
+    let mut runner = runner?;
+    args.prompt.apply_template(&mut runner)?;
+    if tools.is_some() {
+        options.tools = runner.tool_convention()?;
+    }
     let load = started.elapsed();
     if args.output.explain {
         let _ = writeln!(io::stderr(), "{}\nmemory: {}\n", runner.explain(), runner.memory());
     }
     let mut a = Answerer { runner, options, notes, print: !args.output.json, raw: args.prompt.no_chat_template, load };
+    let fresh = Fresh { tools, variables };
     match input {
-        Input::Interactive => chat::run(&mut a, args.prompt.system.as_deref()),
-        Input::Text(text) => a.once(&text, &args),
+        Input::Interactive => chat::run(&mut a, args.prompt.system.as_deref(), &fresh),
+        Input::Text(text) => a.once(&text, &args, &fresh),
         Input::Ids(ids) => a.finish(&ids, &args),
     }
 }
@@ -119,11 +144,11 @@ fn input(args: &LmArgs) -> anyhow::Result<Input> {
 
 impl Answerer {
     /// Answers one prompt.
-    fn once(&mut self, text: &str, args: &LmArgs) -> anyhow::Result<u8> {
+    fn once(&mut self, text: &str, args: &LmArgs, fresh: &Fresh) -> anyhow::Result<u8> {
         let ids = if self.raw {
             self.runner.tokenizer()?.encode(text, true).map_err(LmError::from)?
         } else {
-            let mut chat = Chat::new(args.prompt.system.as_deref());
+            let mut chat = fresh.chat(args.prompt.system.as_deref());
             chat.messages.push(rlx_text::Message::user(text));
             chat.prompt_ids(&self.runner)?
         };
@@ -182,7 +207,7 @@ impl Answerer {
             Finish::MaxTokens => self.notes.say(format_args!("[stopped after {} tokens: --max-tokens]", done.tokens.len())),
             Finish::Context => self.notes.say(format_args!("[stopped: {} tokens are all that --max-seq allows]", self.runner.max_seq())),
             Finish::Cancelled => self.notes.say("[cancelled]"),
-            Finish::Eos | Finish::Stop => {}
+            Finish::Eos | Finish::Stop | Finish::Complete => {}
         }
     }
 
@@ -190,6 +215,7 @@ impl Answerer {
         let (s, m) = (&self.options.sampling, self.runner.memory());
         json!({
             "text": g.text,
+            "tool_calls": g.calls.iter().map(|c| json!({"name": c.name, "arguments": c.arguments})).collect::<Vec<_>>(),
             "tokens": g.tokens,
             "finish": finish_name(g.finish),
             "prompt_tokens": g.prompt_tokens,
@@ -212,6 +238,7 @@ fn finish_name(f: Finish) -> &'static str {
     match f {
         Finish::Eos => "eos",
         Finish::Stop => "stop",
+        Finish::Complete => "complete",
         Finish::MaxTokens => "max_tokens",
         Finish::Context => "context",
         Finish::Cancelled => "cancelled",

@@ -1,6 +1,6 @@
 //! Conversations: messages with their history.
 
-use crate::{GenerateOptions, Generation, LmRunner, Result};
+use crate::{GenerateOptions, Generation, LmError, LmRunner, Result};
 use rlx_text::Message;
 use serde_json::Value;
 
@@ -27,7 +27,7 @@ impl Chat {
         let (template, known) = runner.template()?;
         let mut variables = known.clone();
         variables.extend(self.variables.clone());
-        Ok(template.render(&self.messages, self.tools.as_ref(), true, &variables)?)
+        template.render(&self.messages, self.tools.as_ref(), true, &variables).map_err(|source| LmError::Template { source })
     }
 
     /// The prompt as tokens.

@@ -56,6 +56,22 @@ pub enum LmError {
         /// The checkpoint.
         path: PathBuf,
     },
+    /// The chat template fails; the model can still complete raw text.
+    #[error(
+        "{source}. The prompt can still be completed as raw text (--no-chat-template), or written by another template (--chat-template FILE)"
+    )]
+    Template {
+        /// What is wrong with the template.
+        source: rlx_text::TextError,
+    },
+    /// The checkpoint has no template of this name.
+    #[error("no chat template is named `{name}`; the checkpoint has: {names}")]
+    NoSuchTemplate {
+        /// The name that was asked for.
+        name: String,
+        /// The names that are there.
+        names: String,
+    },
     /// More tokens than the model was built for.
     #[error("{tokens} tokens do not fit the {max_seq} of this run; raise --max-seq")]
     TooLong {

@@ -3,7 +3,7 @@
 use crate::runner::Rows;
 use crate::{LmError, LmRunner, Result};
 use rlx_runtime::SeqId;
-use rlx_text::{Sampler, SamplerParams, StopMatcher, TextStream};
+use rlx_text::{Grammar, Sampler, SamplerParams, StopMatcher, TextStream, ToolCall, ToolConvention};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +22,10 @@ pub struct GenerateOptions {
     /// Leave special tokens out of the text.  Off by default: some checkpoints mark `<tool_call>` and the like
     /// as special; tokens that end the answer are never part of it.
     pub skip_special: bool,
+    /// What the answer must look like.
+    pub grammar: Option<Arc<Grammar>>,
+    /// How the model writes tool calls; none looks for no calls.
+    pub tools: Option<ToolConvention>,
     /// Set to true by anyone, it ends the answer: between chunks of the prompt, or before the next token.
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -40,6 +44,8 @@ impl Default for GenerateOptions {
             stop: vec![],
             ignore_eos: false,
             skip_special: false,
+            grammar: None,
+            tools: None,
             cancel: None,
         }
     }
@@ -52,6 +58,8 @@ pub enum Finish {
     Eos,
     /// A stop text.
     Stop,
+    /// The grammar is complete: nothing can follow.
+    Complete,
     /// The limit of new tokens.
     MaxTokens,
     /// The context is full.
@@ -65,6 +73,8 @@ pub enum Finish {
 pub struct Generation {
     /// The text (empty when only tokens were asked for).
     pub text: String,
+    /// Tool calls in the text, when a convention was given.
+    pub calls: Vec<ToolCall>,
     /// New tokens, an end-of-text token included.
     pub tokens: Vec<u32>,
     /// Why it ended.
@@ -155,6 +165,9 @@ impl LmRunner {
         if !streaming && !text.is_empty() {
             on_text(&text);
         }
+        if let Some(convention) = options.tools {
+            done.calls = convention.calls(&text);
+        }
         done.text = text;
         Ok(done)
     }
@@ -191,10 +204,12 @@ impl LmRunner {
             return Err(LmError::TooLong { tokens: ids.len(), max_seq: self.max_seq });
         }
         let started = Instant::now();
+        let mut constraint = options.grammar.as_ref().map(|g| self.constraint(g)).transpose()?;
         let (id, cached_tokens) = self.resume(ids)?;
         ids.iter().for_each(|t| sampler.accept(*t));
         let mut out = Generation {
             text: String::new(),
+            calls: Vec::new(),
             tokens: Vec::with_capacity(options.max_tokens.min(self.max_seq)),
             finish: Finish::MaxTokens,
             prompt_tokens: ids.len(),
@@ -214,13 +229,24 @@ impl LmRunner {
                 out.finish = Finish::Cancelled;
                 break;
             }
+            if let Some(constraint) = &mut constraint {
+                constraint.mask(self.logits_mut())?;
+            }
             let token = sampler.sample(self.logits_mut())?;
             first.get_or_insert_with(Instant::now);
             out.tokens.push(token);
             let go_on = on_token(token)?;
-            if self.eos.contains(&token) && !options.ignore_eos {
+            // A grammar allows the end only where it may end: nothing goes on behind that.
+            if self.eos.contains(&token) && (!options.ignore_eos || constraint.is_some()) {
                 out.finish = Finish::Eos;
                 break;
+            }
+            if let Some(constraint) = &mut constraint {
+                constraint.accept(token)?;
+                if constraint.is_done() {
+                    out.finish = Finish::Complete;
+                    break;
+                }
             }
             if !go_on {
                 out.finish = Finish::Cancelled;

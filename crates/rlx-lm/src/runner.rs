@@ -6,7 +6,7 @@ use crate::{LmError, LmFamily, LmModel, Result};
 use rlx_compile::{Arg, Pool};
 use rlx_ir::Bindings;
 use rlx_runtime::{Batch, Cache, CompiledGraph, Explain, Memory, SeqId, Session, bytes_of_u32};
-use rlx_text::{ChatTemplate, Tokenizer};
+use rlx_text::{ChatTemplate, Constraint, Grammar, TokenTrie, Tokenizer, ToolConvention};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,6 +28,8 @@ pub struct LmRunner {
     explain: Explain,
     memory: Memory,
     path: PathBuf,
+    /// The vocabulary as grammars need it, made when the first is used.
+    trie: Option<TokenTrie>,
     /// The sequence of [`LmRunner::generate`] and chat, with the tokens it has cached.
     pub(crate) live: Option<(SeqId, Vec<u32>)>,
 }
@@ -72,6 +74,7 @@ impl LmRunner {
             rows: Vec::with_capacity(chunk),
             logits: vec![],
             live: None,
+            trie: None,
             model,
             session,
             graph,
@@ -126,9 +129,58 @@ impl LmRunner {
     /// The chat template.
     pub fn template(&self) -> Result<(&ChatTemplate, &serde_json::Map<String, serde_json::Value>)> {
         match &self.text {
-            Ok(t) => t.template.as_ref().map(|c| (c, &t.variables)).ok_or_else(|| LmError::NoTemplate { path: self.path.clone() }),
+            Ok(t) => match &t.template {
+                Ok(Some(template)) => Ok((template, &t.variables)),
+                Ok(None) => Err(LmError::NoTemplate { path: self.path.clone() }),
+                Err(e) => Err(LmError::Template { source: e.again() }),
+            },
             Err(e) => Err(self.text_error(e)),
         }
+    }
+
+    /// Writes prompts by another template than the checkpoint's.
+    pub fn set_template(&mut self, template: ChatTemplate) -> Result<()> {
+        match &mut self.text {
+            Ok(t) => {
+                t.template = Ok(Some(template));
+                Ok(())
+            }
+            Err(_) => self.tokenizer().map(drop),
+        }
+    }
+
+    /// Renders the checkpoint's template of this name from now on.
+    pub fn choose_template(&mut self, name: &str) -> Result<()> {
+        self.template()?;
+        let Ok(Text { template: Ok(slot), .. }) = &mut self.text else { return Ok(()) };
+        if let Some(template) = slot.take() {
+            // A wrong name leaves the template that was there.
+            let known = template.names().any(|n| n == name);
+            let chosen = if known { template.choose(name) } else { Ok(template) };
+            *slot = Some(chosen?);
+            if !known {
+                let names: Vec<String> = slot.iter().flat_map(|t| t.names()).map(str::to_owned).collect();
+                return Err(LmError::NoSuchTemplate { name: name.into(), names: names.join(", ") });
+            }
+        }
+        Ok(())
+    }
+
+    /// How the model writes tool calls, as its chat template and vocabulary tell.
+    pub fn tool_convention(&self) -> Result<Option<ToolConvention>> {
+        let (template, _) = self.template()?;
+        let tokenizer = self.tokenizer()?;
+        let source = template.source(true).map_err(|source| LmError::Template { source })?;
+        Ok(ToolConvention::detect(source, &|token| tokenizer.id(token).is_some()))
+    }
+
+    /// The constraint that a grammar puts on an answer.
+    pub(crate) fn constraint(&mut self, grammar: &Grammar) -> Result<Constraint> {
+        let trie = match &self.trie {
+            Some(trie) => trie.clone(),
+            None => self.trie.insert(TokenTrie::new(&*self.tokenizer()?, &self.eos)?).clone(),
+        };
+        Ok(Constraint::new(&trie, grammar)?)
     }
 
     /// A second copy of the error that opening the tokenizer gave.

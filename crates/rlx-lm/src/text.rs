@@ -12,8 +12,8 @@ use std::sync::Arc;
 pub struct Text {
     /// The tokenizer.
     pub tokenizer: Arc<Tokenizer>,
-    /// The chat template, where the checkpoint has one.
-    pub template: Option<ChatTemplate>,
+    /// The chat template, where the checkpoint has one; or what is wrong with it, which hinders no raw text.
+    pub template: std::result::Result<Option<ChatTemplate>, rlx_text::TextError>,
     /// Variables every rendering gets: the texts of special tokens.
     pub variables: Map<String, Value>,
 }
@@ -36,14 +36,10 @@ impl Text {
         let vocab = checkpoint.gguf().map(|g| GgufVocab::read(g)).transpose()?.flatten();
         let file = dir.join("tokenizer.json");
         let (tokenizer, template) = match (&vocab, file.is_file()) {
-            (Some(v), _) => {
-                let template = v.chat_template.as_deref().map(ChatTemplate::new).transpose()?;
-                (Tokenizer::from_gguf(&convert(v))?, template)
-            }
+            (Some(v), _) => (Tokenizer::from_gguf(&convert(v))?, ChatTemplate::compile(v.templates())),
             (None, true) => {
                 let config = json(&dir.join("tokenizer_config.json"))?;
-                let template = config.as_ref().map(ChatTemplate::from_tokenizer_config).transpose()?.flatten();
-                (Tokenizer::from_file(&file)?, template)
+                (Tokenizer::from_file(&file)?, ChatTemplate::from_dir(dir, config.as_ref()))
             }
             (None, false) => return Err(LmError::NoTokenizer { path: checkpoint.path().into() }),
         };

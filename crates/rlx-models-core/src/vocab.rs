@@ -64,6 +64,8 @@ pub struct GgufVocab {
     pub strip_accents: Option<bool>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
+    /// `tokenizer.chat_template.NAME`, by name.
+    pub named_templates: Vec<(String, String)>,
 }
 
 /// Why a vocabulary was refused.
@@ -125,6 +127,7 @@ impl GgufVocab {
             lowercase: gguf.find(&full("normalizer.lowercase"))?,
             strip_accents: gguf.find(&full("normalizer.strip_accents"))?,
             chat_template: r.text("tokenizer.chat_template")?,
+            named_templates: r.named_templates()?,
             tokens: strings(tokens),
         }))
     }
@@ -163,7 +166,19 @@ impl GgufVocab {
         }
         put("precompiled_charsmap", self.precompiled_charsmap.clone().map(Value::from));
         out.extend(self.chat_template.as_deref().map(|t| ("tokenizer.chat_template".to_owned(), Value::from(t))));
+        if !self.named_templates.is_empty() {
+            let names: StringArray = self.named_templates.iter().map(|(name, _)| name).collect();
+            out.push(("tokenizer.chat_templates".to_owned(), names.into()));
+        }
+        let named = self.named_templates.iter().map(|(name, t)| (format!("tokenizer.chat_template.{name}"), Value::from(t.as_str())));
+        out.extend(named);
         out
+    }
+
+    /// Every chat template by name, the unnamed one as `default`.
+    pub fn templates(&self) -> Vec<(String, String)> {
+        let default = self.chat_template.iter().map(|t| ("default".to_owned(), t.clone()));
+        default.chain(self.named_templates.iter().cloned()).collect()
     }
 }
 
@@ -179,6 +194,13 @@ impl Reader<'_> {
 
     fn text(&self, key: &str) -> Result<Option<String>, VocabError> {
         Ok(self.gguf.find::<&str>(key)?.map(str::to_owned))
+    }
+
+    /// The templates beside the default one, in the order of the file.
+    fn named_templates(&self) -> Result<Vec<(String, String)>, VocabError> {
+        const PREFIX: &str = "tokenizer.chat_template.";
+        let keys = self.gguf.metadata().iter().filter_map(|(key, _)| Some((key, key.strip_prefix(PREFIX)?)));
+        keys.map(|(key, name)| Ok((name.to_owned(), self.text(key)?.unwrap_or_default()))).collect()
     }
 
     /// A list of one value per token.

@@ -91,6 +91,14 @@ pub enum TextError {
         /// The bound.
         bound: u64,
     },
+    /// A schema or grammar that cannot constrain an answer, or one that no token fits.
+    #[error("{what}: {reason}")]
+    Grammar {
+        /// JSON schema, grammar or vocabulary.
+        what: &'static str,
+        /// What was found and expected.
+        reason: String,
+    },
     /// A sampling parameter out of range.
     #[error("{name} is {found}, expected {expected}")]
     Parameter {
@@ -116,6 +124,16 @@ fn at(line: &Option<usize>) -> String {
 impl TextError {
     pub(crate) fn vocab(field: &'static str, reason: impl Into<String>) -> Self {
         Self::Vocab { field, reason: reason.into() }
+    }
+    /// The same words once more: what a template's error says can be told each time it is asked for.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        match self {
+            Self::Template { line, reason } => Self::Template { line: *line, reason: reason.clone() },
+            Self::TokenizerJson { what, reason } => Self::TokenizerJson { what: what.clone(), reason: reason.clone() },
+            Self::Io { path, source } => Self::Io { path: path.clone(), source: std::io::Error::new(source.kind(), source.to_string()) },
+            other => Self::Template { line: None, reason: other.to_string() },
+        }
     }
     pub(crate) fn json(what: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::TokenizerJson { what: what.into(), reason: reason.into() }

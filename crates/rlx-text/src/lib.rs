@@ -5,6 +5,7 @@
 //! | [`tokenizer`] | `tokenizer.json` or a GGUF vocabulary | ids `[T]` u32 ↔ text |
 //! | [`stream`] | one id at a time | whole UTF-8 text, cut at stop strings |
 //! | [`chat`] | messages and a Jinja template | one prompt string |
+//! | [`constrain`] | a JSON schema or grammar | which tokens may come next |
 //! | [`sample`] | logits `[V]` f32 | one id |
 //! | [`tools`] | generated text | plain text and tool calls |
 //!
@@ -12,6 +13,7 @@
 //! GGUF vocabulary arrives as a plain [`GgufVocab`] that whoever reads the file fills in.
 
 pub mod chat;
+pub mod constrain;
 mod error;
 pub mod sample;
 pub mod stream;
@@ -19,6 +21,7 @@ pub mod tokenizer;
 pub mod tools;
 
 pub use chat::{ChatTemplate, Message};
+pub use constrain::{Constraint, Grammar, TokenTrie};
 pub use error::{Result, TextError};
 pub use sample::{Sampler, SamplerParams};
 
