@@ -316,7 +316,9 @@ fn grammar_36_too_much_of_it() {
     assert!(grammar(&format!("root ::= {}\"a\"{}", "(".repeat(100_000), ")".repeat(100_000))).is_err());
     assert!(grammar(&"x".repeat(2 << 20)).expect_err("long").contains("1048576"));
     let _ = grammar(&(0..20_000).map(|i| format!("r{i}: \"a{i}\"\n")).collect::<String>());
-    let _ = grammar(&format!("start: {}", "\"a\"{0,10000} ".repeat(2000)));
+    let repeated = |n: usize| format!("start: {}\n", "\"a\"{0,10000} ".repeat(n));
+    assert!(grammar(&repeated(2000)).expect_err("20 000 000").contains("1000000"));
+    assert!(takes(grammar(&repeated(20)).expect("sound"), "aaa"));
     let _ = grammar("start: ((((\"a\"{0,10000}){0,10000}){0,10000}){0,10000}){0,10000}\n");
     assert!(grammar("").is_err());
     assert!(takes(grammar("start: ((\"a\"))\n").expect("sound"), "a"));

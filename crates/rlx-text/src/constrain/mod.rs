@@ -25,6 +25,8 @@ pub use trie::TokenTrie;
 
 /// Bytes of a schema or grammar.
 pub const MAX_SOURCE: usize = 1 << 20;
+/// Sum of the highest numbers of all repetitions `{m,n}` of a grammar: each costs time to compile.
+pub const MAX_REPEATS: u64 = 1_000_000;
 /// Stack for compiling: the compiler recurses over references and nested rules.
 const STACK: usize = 256 << 20;
 /// White space between the parts of a JSON value: one space, or a line break with indentation.  Without a bound a
@@ -70,6 +72,10 @@ impl Grammar {
         if text.len() > MAX_SOURCE {
             return Err(bad(GRAMMAR, format!("{} bytes, expected at most {MAX_SOURCE}", text.len())));
         }
+        let repeats = repeats(text);
+        if repeats > MAX_REPEATS {
+            return Err(bad(GRAMMAR, format!("its repetitions {{m,n}} sum up to {repeats}, expected at most {MAX_REPEATS}")));
+        }
         if gbnf::looks_like(text) {
             return gbnf::to_lark(text).map(Self::Lark).map_err(|reason| bad(GRAMMAR, reason));
         }
@@ -114,6 +120,16 @@ impl Grammar {
         };
         panic_utils::catch_unwind(std::panic::AssertUnwindSafe(|| factory.create_parser(grammar))).map_err(|e| e.to_string())
     }
+}
+
+/// The sum of the highest numbers of what looks like a repetition.
+fn repeats(text: &str) -> u64 {
+    let numbers = |inside: &str| -> Option<u64> {
+        let mut highest = inside.split(',').map(str::trim).filter(|n| !n.is_empty()).map(|n| n.parse::<u64>().ok());
+        highest.try_fold(0, |most, n| Some(most.max(n?)))
+    };
+    let braces = text.split('{').skip(1).filter_map(|behind| behind.get(..behind.find('}')?.min(64)));
+    braces.filter_map(numbers).fold(0, u64::saturating_add)
 }
 
 const SCHEMA: &str = "JSON schema";

@@ -17,12 +17,15 @@ pub(super) enum Read {
     Unfinished,
 }
 
+/// Reads a call; the flag says that no more text comes.
+pub(super) type Reader = fn(&str, bool) -> Read;
+
 /// A mark that begins a call.
 #[derive(Debug)]
 pub(super) struct Mark {
     pub text: &'static str,
-    /// Reads what follows the mark; the flag says that no more text comes.
-    pub read: fn(&str, bool) -> Read,
+    /// Reads what follows the mark.
+    pub read: Reader,
 }
 
 pub(super) const QWEN: &[Mark] = &[Mark { text: "<tool_call>", read: tool_call }, Mark { text: "<function=", read: function }];

@@ -13,7 +13,7 @@ mod python;
 
 use serde_json::Value;
 
-use formats::{Mark, Read};
+use formats::{Mark, Read, Reader};
 
 /// A call that the model asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -138,7 +138,7 @@ impl ToolConvention {
     }
 
     /// How a call without marks is read, and what it begins with.
-    fn bare(self) -> Option<(&'static str, fn(&str, bool) -> Read)> {
+    fn bare(self) -> Option<(&'static str, Reader)> {
         match self {
             Self::Llama3 => Some(("{", formats::bare_object)),
             Self::Gemma => Some(("[{", formats::bare_object)),

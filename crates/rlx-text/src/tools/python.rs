@@ -212,17 +212,23 @@ impl<'t> Reader<'t> {
     }
 
     fn escape(&mut self, out: &mut String) -> Result<(), Stop> {
-        let digits = match self.next()? {
-            'n' => return Ok(out.push('\n')),
-            't' => return Ok(out.push('\t')),
-            'r' => return Ok(out.push('\r')),
-            '\n' => return Ok(()),
-            c @ ('\\' | '\'' | '"') => return Ok(out.push(c)),
+        let c = self.next()?;
+        let digits = match c {
             'x' => 2,
             'u' => 4,
             'U' => 8,
-            // Python keeps escapes that it does not know.
-            c => return Ok(out.extend(['\\', c])),
+            _ => {
+                match c {
+                    'n' => out.push('\n'),
+                    't' => out.push('\t'),
+                    'r' => out.push('\r'),
+                    '\n' => {}
+                    '\\' | '\'' | '"' => out.push(c),
+                    // Python keeps escapes that it does not know.
+                    c => out.extend(['\\', c]),
+                }
+                return Ok(());
+            }
         };
         let mut code = 0;
         for _ in 0..digits {
