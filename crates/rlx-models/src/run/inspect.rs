@@ -103,7 +103,7 @@ impl Inspection {
             *entry = (entry.0 + 1, entry.1.saturating_add(t.bytes));
         }
         let text = match Text::open(c) {
-            Ok(t) => Ok((t.tokenizer.vocab_size(), t.template.is_some())),
+            Ok(t) => Ok((t.tokenizer.vocab_size(), matches!(t.template, Ok(Some(_))))),
             Err(LmError::NoTokenizer { .. }) => Err("none".into()),
             Err(e) => Err(e.to_string()),
         };
