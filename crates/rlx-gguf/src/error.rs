@@ -64,17 +64,17 @@ pub enum GgufError {
     #[error("{file}: {field} at byte {offset}: found {found}, expected {expected}")]
     Invalid { file: Origin, field: String, offset: u64, found: String, expected: String },
     /// Two metadata entries with one key.
-    #[error("{file}: duplicate metadata key {key}")]
-    DuplicateKey { file: Origin, key: String },
+    #[error("{file}: duplicate metadata key {key} at byte {offset}")]
+    DuplicateKey { file: Origin, key: String, offset: u64 },
     /// Two tensors with one name, possibly in two parts of a split file.
-    #[error("{file}: duplicate tensor name {tensor}")]
-    DuplicateTensor { file: Origin, tensor: String },
+    #[error("{file}: duplicate tensor name {tensor} at byte {offset}")]
+    DuplicateTensor { file: Origin, tensor: String, offset: u64 },
     /// Rows of block formats consist of whole blocks.
     #[error(
-        "{file}: tensor {tensor} has rows of {found} elements, expected a multiple of {} for {format}",
+        "{file}: tensor {tensor}, described at byte {offset}, has rows of {found} elements, expected a multiple of {} for {format}",
         format.block_len()
     )]
-    RowNotMultipleOfBlock { file: Origin, tensor: String, found: u64, format: BlockFormat },
+    RowNotMultipleOfBlock { file: Origin, tensor: String, offset: u64, found: u64, format: BlockFormat },
     /// The data of a tensor does not lie inside the file.
     #[error("{file}: data of tensor {tensor} is at bytes {offset}+{bytes}, expected to end by byte {limit}")]
     OutOfFile { file: Origin, tensor: String, offset: u64, bytes: u64, limit: u64 },
@@ -85,8 +85,8 @@ pub enum GgufError {
     #[error("{file}: metadata key {key} is missing, expected {expected}")]
     MissingKey { file: Origin, key: String, expected: &'static str },
     /// A metadata value is of another type, or out of the range of the type that the caller needs.
-    #[error("{file}: metadata key {key} is {found}, expected {expected}")]
-    KeyType { file: Origin, key: String, found: String, expected: &'static str },
+    #[error("{file}: metadata key {key} at byte {offset} is {found}, expected {expected}")]
+    KeyType { file: Origin, key: String, offset: u64, found: String, expected: &'static str },
     /// No tensor of this name.
     #[error("{file}: no tensor named {tensor}")]
     MissingTensor { file: Origin, tensor: String },

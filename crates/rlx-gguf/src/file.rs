@@ -2,7 +2,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use crate::error::{GgufError, Origin, quote};
-use crate::header::Header;
+use crate::header::{Header, offset_of_key, offset_of_tensor};
 use crate::index::NameIndex;
 use crate::metadata::Metadata;
 use crate::split;
@@ -69,8 +69,16 @@ impl Gguf {
             found: header.tensors.len().to_string(),
             expected: "fewer than 2^32".into(),
         })?;
-        let index = NameIndex::build(n, |i| name_of(&header.tensors, i))
-            .map_err(|i| GgufError::DuplicateTensor { file: origin, tensor: quote(name_of(&header.tensors, i)) })?;
+        let index = NameIndex::build(n, |i| name_of(&header.tensors, i)).map_err(|i| {
+            let tensor = header.tensors.get(i as usize);
+            let no = tensor.map_or(0, |t| t.part);
+            let in_part = header.tensors.iter().take(i as usize).filter(|t| t.part == no).count();
+            let (file, offset) = match parts.get(no as usize) {
+                Some(part) => (part.origin.clone(), offset_of_tensor(part.bytes(), in_part as u64)),
+                None => (origin, 0),
+            };
+            GgufError::DuplicateTensor { file, tensor: quote(name_of(&header.tensors, i)), offset }
+        })?;
         Ok(Self { header, parts, index })
     }
 
@@ -117,6 +125,7 @@ impl Gguf {
             None => Err(GgufError::KeyType {
                 file: self.origin(),
                 key: quote(key),
+                offset: self.offset_of(key),
                 found: match value.as_integer() {
                     Some(v) => format!("{} {v}", value.type_name()),
                     None => value.type_name(),
@@ -174,6 +183,7 @@ impl Gguf {
             "" => Err(GgufError::KeyType {
                 file: self.origin(),
                 key: quote(KEY),
+                offset: self.offset_of(KEY),
                 found: "empty".into(),
                 expected: "the name of an architecture",
             }),
@@ -249,6 +259,11 @@ impl Gguf {
             expected: "whole blocks".into(),
         })?;
         Ok(values)
+    }
+
+    /// Where the entry of `key` begins in the first file.
+    fn offset_of(&self, key: &str) -> u64 {
+        self.parts.first().map_or(0, |p| offset_of_key(p.bytes(), &self.header.metadata, key))
     }
 
     fn origin(&self) -> Origin {

@@ -9,7 +9,7 @@
 
 use crate::cursor::Cursor;
 use crate::error::{GgufError, Origin, quote};
-use crate::metadata::{MIN_ENTRY_BYTES, Metadata};
+use crate::metadata::{MIN_ENTRY_BYTES, Metadata, skip_entry};
 use crate::tensor::{SizeError, TensorInfo, TensorType, size};
 use crate::value::FromValue;
 
@@ -21,6 +21,8 @@ pub const MAX_DIMS: u32 = 4;
 pub const ALIGNMENTS: std::ops::RangeInclusive<u64> = 8..=1 << 20;
 /// Alignment of files that do not say.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
+/// Where magic, version and the two counts end.
+const COUNTS_END: u64 = 24;
 /// A length (8), one byte of name, the number of dimensions (4), a type (4) and an offset (8).
 const MIN_TENSOR_BYTES: u64 = 25;
 
@@ -49,7 +51,7 @@ impl Header {
         let n_tensors = c.count(MIN_TENSOR_BYTES, &"tensor count")?;
         let n_entries = c.count(MIN_ENTRY_BYTES, &"metadata count")?;
         let metadata = Metadata::read(&mut c, n_entries)?;
-        let alignment = read_alignment(&metadata, file)?;
+        let alignment = read_alignment(&metadata, bytes, file)?;
         let mut tensors = read_tensors(&mut c, n_tensors)?;
         let data_start = c.at().next_multiple_of(alignment);
         if !tensors.is_empty() {
@@ -75,7 +77,7 @@ fn read_version(c: &mut Cursor<'_>) -> Result<u32, GgufError> {
     }
 }
 
-fn read_alignment(metadata: &Metadata, file: &Origin) -> Result<u64, GgufError> {
+fn read_alignment(metadata: &Metadata, bytes: &[u8], file: &Origin) -> Result<u64, GgufError> {
     const KEY: &str = "general.alignment";
     let Some(value) = metadata.get(KEY) else {
         return Ok(DEFAULT_ALIGNMENT);
@@ -84,19 +86,48 @@ fn read_alignment(metadata: &Metadata, file: &Origin) -> Result<u64, GgufError> 
     alignment.filter(|a| a.is_power_of_two() && ALIGNMENTS.contains(a)).ok_or_else(|| GgufError::KeyType {
         file: file.clone(),
         key: KEY.into(),
+        offset: offset_of_key(bytes, metadata, KEY),
         found: value.as_integer().map_or_else(|| value.type_name(), |v| v.to_string()),
         expected: "a power of two from 8 to 1048576",
     })
 }
 
+/// Where the entry of `key` begins in a file whose metadata was read; for messages, so it is searched for only then.
+pub(crate) fn offset_of_key(bytes: &[u8], metadata: &Metadata, key: &str) -> u64 {
+    let walk = |n| -> Result<u64, GgufError> {
+        let file = Origin::default();
+        let mut c = Cursor::new(bytes, &file);
+        c.take(COUNTS_END, &"the counts")?;
+        (0..n).try_for_each(|i| skip_entry(&mut c, i).map(drop))?;
+        Ok(c.at())
+    };
+    metadata.position(key).map(walk).and_then(Result::ok).unwrap_or_default()
+}
+
+/// Where the description of tensor number `n` begins in a file whose header was read.
+pub(crate) fn offset_of_tensor(bytes: &[u8], n: u64) -> u64 {
+    let walk = || -> Result<u64, GgufError> {
+        let file = Origin::default();
+        let mut c = Cursor::new(bytes, &file);
+        c.take(COUNTS_END - 8, &"the counts")?;
+        let n_entries = c.u64(&"metadata count")?;
+        (0..n_entries as u32).try_for_each(|i| skip_entry(&mut c, i).map(drop))?;
+        (0..n).try_for_each(|i| skip_tensor(&mut c, i))?;
+        Ok(c.at())
+    };
+    walk().unwrap_or_default()
+}
+
+fn skip_tensor(c: &mut Cursor<'_>, i: u64) -> Result<(), GgufError> {
+    c.text_bytes(&format_args!("the name of tensor {i}"))?;
+    let n_dims = read_n_dims(c, &format_args!("the number of dimensions of tensor {i}"))?;
+    c.take(u64::from(n_dims) * 8 + 12, &format_args!("the description of tensor {i}")).map(drop)
+}
+
 /// Reads `count` tensor descriptions, with offsets as stored.  Walks over all of them before making room.
 fn read_tensors(c: &mut Cursor<'_>, count: u64) -> Result<Vec<TensorInfo>, GgufError> {
     let mut ahead = *c;
-    for i in 0..count {
-        ahead.text_bytes(&format_args!("the name of tensor {i}"))?;
-        let n_dims = read_n_dims(&mut ahead, &format_args!("the number of dimensions of tensor {i}"))?;
-        ahead.take(u64::from(n_dims) * 8 + 12, &format_args!("the description of tensor {i}"))?;
-    }
+    (0..count).try_for_each(|i| skip_tensor(&mut ahead, i))?;
     let mut tensors = Vec::with_capacity(count as usize);
     for i in 0..count {
         tensors.push(read_tensor(c, i)?);
@@ -138,7 +169,7 @@ fn read_tensor(c: &mut Cursor<'_>, i: u64) -> Result<TensorInfo, GgufError> {
         }
         Err(SizeError::Row { columns, format }) => {
             let (file, tensor) = (c.file().clone(), quote(name));
-            return Err(GgufError::RowNotMultipleOfBlock { file, tensor, found: columns, format });
+            return Err(GgufError::RowNotMultipleOfBlock { file, tensor, offset: start, found: columns, format });
         }
     };
     Ok(TensorInfo { name: name.into(), ty, shape, offset, bytes, part: 0 })

@@ -32,8 +32,13 @@ struct Entry {
 impl Metadata {
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        let i = self.index.find(key, |i| self.key(i as usize))?;
+        let i = self.position(key)?;
         self.entries.get(i as usize).map(|e| &e.value)
+    }
+
+    /// The number of the entry of `key`, in file order.
+    pub(crate) fn position(&self, key: &str) -> Option<u32> {
+        self.index.find(key, |i| self.key(i as usize))
     }
 
     /// The number of entries.
@@ -61,11 +66,10 @@ impl Metadata {
     pub(crate) fn read(c: &mut Cursor<'_>, count: u64) -> Result<Self, GgufError> {
         let too_many = |_| c.invalid(&"metadata count", 16, count, "fewer than 2^32");
         let n = u32::try_from(count).map_err(too_many)?;
-        let mut ahead = *c;
-        let mut key_bytes = 0;
+        let start = *c;
+        let (mut ahead, mut key_bytes) = (start, 0);
         for i in 0..n {
-            key_bytes += ahead.name(MAX_KEY_BYTES, &format_args!("metadata key {i}"))?.len();
-            skip_value(&mut ahead, i)?;
+            key_bytes += skip_entry(&mut ahead, i)?;
         }
         let mut metadata =
             Metadata { keys: String::with_capacity(key_bytes), entries: Vec::with_capacity(n as usize), index: NameIndex::default() };
@@ -76,8 +80,9 @@ impl Metadata {
             metadata.keys.push_str(key);
         }
         metadata.index = NameIndex::build(n, |i| metadata.key(i as usize)).map_err(|i| {
-            let key = quote(metadata.key(i as usize));
-            GgufError::DuplicateKey { file: c.file().clone(), key }
+            let mut before = start;
+            let offset = (0..i).try_for_each(|i| skip_entry(&mut before, i).map(drop)).map_or(0, |()| before.at());
+            GgufError::DuplicateKey { file: c.file().clone(), key: quote(metadata.key(i as usize)), offset }
         })?;
         Ok(metadata)
     }
@@ -120,6 +125,13 @@ fn read_kind(c: &mut Cursor<'_>, field: &dyn Display) -> Result<(u32, u64), Gguf
         Some(bytes) => Ok((kind, bytes)),
         None => Err(c.invalid(field, offset, kind, "a value type from 0 to 12")),
     }
+}
+
+/// Walks over an entry without keeping anything; the bytes of its key.
+pub(crate) fn skip_entry(c: &mut Cursor<'_>, i: u32) -> Result<usize, GgufError> {
+    let key = c.name(MAX_KEY_BYTES, &format_args!("metadata key {i}"))?;
+    skip_value(c, i)?;
+    Ok(key.len())
 }
 
 /// Walks over a value without keeping anything; checks what its size depends on.

@@ -265,6 +265,25 @@ fn gguf_07_alignment() {
 }
 
 #[test]
+fn gguf_04_to_10_errors_say_at_which_byte() {
+    let at = |bytes: Vec<u8>, needle: &[u8], message: String| {
+        let offset = bytes.windows(needle.len()).rposition(|w| w == needle).unwrap();
+        assert!(message.contains(&format!("at byte {offset}")), "{message}");
+    };
+    let twice = Raw::default().entry(b"key", U8, &[1]).entry(b"key", U8, &[2]).build();
+    at(twice.clone(), &text(b"key"), refused(twice, &["duplicate metadata key"]).to_string());
+    let both = vec![tensor(b"w", &[8], F32, 0), tensor(b"w", &[8], F32, 32)];
+    let twice = Raw::default().tensors(both, 64).build();
+    at(twice.clone(), &text(b"w"), refused(twice, &["duplicate tensor name"]).to_string());
+    let row = Raw::default().tensors(vec![tensor(b"row", &[255], Q4_K, 0)], 288).build();
+    at(row.clone(), &text(b"row"), refused(row, &["rows of 255"]).to_string());
+    let wrong = Raw::default().entry(b"n", U8, &[1]).entry(b"general.alignment", U8, &[3]).build();
+    at(wrong.clone(), &text(b"general.alignment"), refused(wrong, &["alignment"]).to_string());
+    let typed = Raw::default().entry(b"typed", U8, &[1]).build();
+    at(typed.clone(), &text(b"typed"), accepted(typed).get_str("typed").unwrap_err().to_string());
+}
+
+#[test]
 fn gguf_08_architecture() {
     let with = |entries| accepted(Raw { entries, ..Raw::default() }.build());
     let named = |kind, payload: &[u8]| with(vec![entry(b"general.architecture", kind, payload)]);

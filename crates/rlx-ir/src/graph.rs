@@ -127,8 +127,13 @@ impl Graph {
         if let Some(p) = self.params.iter().find(|p| &*p.name == name) {
             return p.value;
         }
+        self.push_param(name.into(), ty)
+    }
+
+    /// Adds a parameter whose name is known to be new.
+    pub(crate) fn push_param(&mut self, name: Arc<str>, ty: Type) -> ValueId {
         let value = self.add_value(Def::Param(self.params.len() as u32), ty);
-        self.params.push(Param { name: name.into(), value });
+        self.params.push(Param { name, value });
         value
     }
 
@@ -137,8 +142,13 @@ impl Graph {
         if let Some(s) = self.states.iter().find(|s| &*s.0 == name) {
             return s.1;
         }
+        self.push_state(name.into(), ty)
+    }
+
+    /// Adds a state whose name is known to be new.
+    pub(crate) fn push_state(&mut self, name: Arc<str>, ty: Type) -> ValueId {
         let v = self.add_value(Def::State(self.states.len() as u32), ty);
-        self.states.push((name.into(), v));
+        self.states.push((name, v));
         v
     }
 

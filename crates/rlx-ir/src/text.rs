@@ -17,16 +17,18 @@
 
 use crate::graph::{Graph, ValueId};
 use crate::{Op, Type};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
 /// A text that is not a graph.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("line {line}: {why}")]
+#[error("line {line}, byte {offset}: {why}")]
 pub struct ParseError {
     /// Line, from 1.
     pub line: usize,
+    /// First byte of that line.
+    pub offset: usize,
     /// Reason.
     pub why: String,
 }
@@ -95,11 +97,13 @@ const MAX_LINE: usize = 1 << 20;
 
 /// Parses the text form.  The result is not verified: see [`crate::verify::verify`].
 pub fn parse(text: &str) -> Result<Graph, ParseError> {
-    let mut p = Parser { g: Graph::default(), ids: HashMap::new(), scope: "".into() };
-    let mut open = false;
-    let mut closed = false;
-    for (i, line) in text.lines().enumerate() {
-        let at = |why: String| ParseError { line: i + 1, why };
+    let mut p = Parser { g: Graph::default(), ids: HashMap::new(), names: HashSet::new(), scope: "".into() };
+    let (mut open, mut closed) = (false, false);
+    let mut next = 0;
+    for (i, line) in text.split_inclusive('\n').enumerate() {
+        let offset = next;
+        next += line.len();
+        let at = |why: String| ParseError { line: i + 1, offset, why: shortened(why) };
         if line.len() > MAX_LINE {
             return Err(at(format!("is longer than {MAX_LINE} bytes")));
         }
@@ -119,13 +123,26 @@ pub fn parse(text: &str) -> Result<Graph, ParseError> {
             p.statement(line).map_err(at)?;
         }
     }
-    if closed { Ok(p.g) } else { Err(ParseError { line: text.lines().count(), why: "the closing `}` is missing".into() }) }
+    let missing = || ParseError { line: text.lines().count(), offset: text.len(), why: "the closing `}` is missing".into() };
+    closed.then_some(p.g).ok_or_else(missing)
+}
+
+/// A reason that may quote the text, as one short line.
+fn shortened(mut why: String) -> String {
+    const LONGEST: usize = 400;
+    if let Some((end, _)) = why.char_indices().nth(LONGEST) {
+        why.truncate(end);
+        why.push('…');
+    }
+    why.replace(|c: char| c.is_control(), "?")
 }
 
 struct Parser {
     g: Graph,
     /// Printed number → value.
     ids: HashMap<u32, ValueId>,
+    /// Names of parameters and states: looked up for each of them.
+    names: HashSet<Arc<str>>,
     scope: Arc<str>,
 }
 
@@ -169,11 +186,11 @@ impl Parser {
                 let (n, after) = number(rest)?;
                 let (name, ty) = after.split_once(": ").ok_or("expected `%n name: type`")?;
                 let (name, ty) = (name.trim(), ty.parse::<Type>()?);
-                let known = self.g.params.iter().any(|p| &*p.name == name) || self.g.states.iter().any(|s| &*s.0 == name);
-                if known {
+                let name: Arc<str> = name.into();
+                if !self.names.insert(name.clone()) {
                     return Err(format!("{name} is declared twice"));
                 }
-                let v = if word == "param" { self.g.add_param(name, ty) } else { self.g.add_state(name, ty) };
+                let v = if word == "param" { self.g.push_param(name, ty) } else { self.g.push_state(name, ty) };
                 self.define(n, v)?;
             }
             "update" => {

@@ -4,13 +4,30 @@ use crate::graph::{Def, Graph, ValueId};
 use crate::{Dim, Sym, Type};
 use std::collections::{BTreeSet, HashSet};
 
-/// Checks a graph; returns every problem found, each with the node it is about.
+/// Problems reported of one graph; a graph of a million nodes may have as many.
+pub const MAX_PROBLEMS: usize = 100;
+
+/// A list that stops growing.
+#[derive(Default)]
+struct Problems {
+    first: Vec<String>,
+    more: usize,
+}
+
+impl Problems {
+    fn push(&mut self, problem: String) {
+        if self.first.len() < MAX_PROBLEMS { self.first.push(problem) } else { self.more += 1 }
+    }
+}
+
+/// Checks a graph; returns the problems found (the first [`MAX_PROBLEMS`], and how many more there are), each with the
+/// node it is about.
 ///
 /// Checked: ids in range, definitions before uses (so no cycles), definitions that point back,
 /// types equal to what the type rules infer, unique names, one writer per state, updates of the
 /// state's own type, and symbols that some input binds.
 pub fn verify(g: &Graph) -> Result<(), Vec<String>> {
-    let mut bad = vec![];
+    let mut bad = Problems::default();
     let n_values = g.values.len();
     let in_range = |v: ValueId| v.index() < n_values;
 
@@ -88,10 +105,13 @@ pub fn verify(g: &Graph) -> Result<(), Vec<String>> {
         }
     }
     check_symbols(g, &mut bad);
-    if bad.is_empty() { Ok(()) } else { Err(bad) }
+    if bad.more > 0 {
+        bad.first.push(format!("and {} more", bad.more));
+    }
+    if bad.first.is_empty() { Ok(()) } else { Err(bad.first) }
 }
 
-fn check_def(g: &Graph, defined: &mut [bool], bad: &mut Vec<String>, at: &str, v: ValueId, want: Def) {
+fn check_def(g: &Graph, defined: &mut [bool], bad: &mut Problems, at: &str, v: ValueId, want: Def) {
     match g.values.get(v.index()) {
         None => bad.push(format!("{at}: %{} does not exist", v.0)),
         Some(_) if defined[v.index()] => bad.push(format!("{at}: %{} is defined twice", v.0)),
@@ -119,7 +139,7 @@ fn dims(ty: &Type) -> Vec<&Dim> {
     }
 }
 
-fn check_symbols(g: &Graph, bad: &mut Vec<String>) {
+fn check_symbols(g: &Graph, bad: &mut Problems) {
     let collect = |ids: &mut dyn Iterator<Item = ValueId>| {
         let mut set: BTreeSet<Sym> = BTreeSet::new();
         for v in ids.filter(|v| v.index() < g.values.len()) {

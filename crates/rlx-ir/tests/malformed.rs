@@ -1,14 +1,23 @@
 //! Texts that are no graphs, or graphs that cannot be: an error each, with a valid twin, and never
 //! a panic.
 
+mod common;
+
+use common::{Counting, bounded};
 use proptest::prelude::*;
 use rlx_ir::{Op, text, verify::verify};
+use std::fmt::Write;
 use std::sync::OnceLock;
 
-/// Parses and verifies; the first complaint.
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Parses and verifies under the bounds; the first complaint, with its place when the text is no graph.
 fn check(text: &str) -> Result<(), String> {
-    let g = text::parse(text).map_err(|e| e.to_string())?;
-    verify(&g).map_err(|e| e.join("\n"))
+    bounded(text.len(), || {
+        let g = text::parse(text).map_err(|e| e.to_string())?;
+        verify(&g).map_err(|e| e.join("\n"))
+    })
 }
 
 fn func(body: &str) -> String {
@@ -23,7 +32,7 @@ fn twins(good: &str, bad: &str, why: &str) {
 }
 
 #[test]
-fn a_reference_forward_or_in_a_circle_is_refused() {
+fn ir_41_a_reference_forward_or_in_a_circle_is_refused() {
     let good = "  %1 = unary %0 {op=\"exp\"} : f32[T,4]\n  %2 = unary %1 {op=\"exp\"} : f32[T,4]\n  return %2 y";
     twins(good, "  %1 = unary %2 {op=\"exp\"} : f32[T,4]\n  %2 = unary %0 {op=\"exp\"} : f32[T,4]\n  return %2 y", "%2 is used before");
     twins(good, "  %1 = unary %2 {op=\"exp\"} : f32[T,4]\n  %2 = unary %1 {op=\"exp\"} : f32[T,4]\n  return %2 y", "%2 is used before");
@@ -32,7 +41,7 @@ fn a_reference_forward_or_in_a_circle_is_refused() {
 }
 
 #[test]
-fn a_number_defined_twice_is_refused() {
+fn ir_41_a_number_defined_twice_is_refused() {
     let good = "  %1 = unary %0 {op=\"exp\"} : f32[T,4]\n  %2 = unary %0 {op=\"exp\"} : f32[T,4]";
     twins(good, "  %1 = unary %0 {op=\"exp\"} : f32[T,4]\n  %1 = unary %0 {op=\"exp\"} : f32[T,4]", "%1 is defined twice");
     twins(good, "  %0 = unary %0 {op=\"exp\"} : f32[T,4]", "%0 is defined twice");
@@ -43,7 +52,7 @@ fn a_number_defined_twice_is_refused() {
 }
 
 #[test]
-fn an_unknown_op_and_wrong_attributes_are_refused() {
+fn ir_41_an_unknown_op_and_wrong_attributes_are_refused() {
     let good = "  %1 = softmax %0 : f32[T,4]";
     twins(good, "  %1 = sofmax %0 : f32[T,4]", "nearest: softmax");
     twins("  %1 = unary %0 {op=\"exp\"} : f32[T,4]", "  %1 = unary %0 {op=\"expp\"} : f32[T,4]", "unary");
@@ -52,7 +61,7 @@ fn an_unknown_op_and_wrong_attributes_are_refused() {
 }
 
 #[test]
-fn a_wrong_arity_is_refused() {
+fn ir_41_a_wrong_arity_is_refused() {
     twins("  %1 = softmax %0 : f32[T,4]", "  %1 = softmax %0, %0 : f32[T,4]", "takes 1 inputs, got 2");
     twins("  %1 = binary %0, %0 {op=\"add\"} : f32[T,4]", "  %1 = binary %0 {op=\"add\"} : f32[T,4]", "takes 2 inputs, got 1");
     twins("  %1 = softmax %0 : f32[T,4]", "  %1, %2 = softmax %0 : f32[T,4]", "2 results and 1 types");
@@ -61,7 +70,7 @@ fn a_wrong_arity_is_refused() {
 }
 
 #[test]
-fn dimensions_that_contradict_are_refused() {
+fn ir_41_dimensions_that_contradict_are_refused() {
     twins("  %1 = softmax %0 : f32[T,4]", "  %1 = softmax %0 : f32[T,5]", "the op gives f32[T,4]");
     twins("  %1 = reshape %0 {shape=[\"4*T\"]} : f32[4*T]", "  %1 = reshape %0 {shape=[\"5*T\"]} : f32[5*T]", "as many elements");
     twins(
@@ -72,13 +81,13 @@ fn dimensions_that_contradict_are_refused() {
 }
 
 #[test]
-fn a_symbol_that_no_input_binds_is_refused() {
+fn ir_41_a_symbol_that_no_input_binds_is_refused() {
     twins("  %1 = iota {dtype=\"f32\", len=\"T\"} : f32[T]", "  %1 = iota {dtype=\"f32\", len=\"U\"} : f32[U]", "symbol U is used");
     twins("  param %1 w: f32[4]", "  param %1 w: f32[N]", "symbol N is used");
 }
 
 #[test]
-fn two_writers_to_one_state_are_refused() {
+fn ir_41_two_writers_to_one_state_are_refused() {
     let with = |tail: &str| {
         format!(
             "func @f(%0 seg: segments[S,T], %1 x: f32[S,4]) {{\n  state %2 h: state f32[4]\n  state %3 g: state f32[4]\n  %4 = state_write %2, %1, %0 : state f32[4]\n  %5 = state_write %3, %1, %0 : state f32[4]\n  update %2 = %4\n{tail}\n}}\n"
@@ -89,17 +98,22 @@ fn two_writers_to_one_state_are_refused() {
     assert!(check(&with("  update %1 = %5")).unwrap_err().contains("no state"));
 }
 
-#[test]
-fn a_chain_of_a_million_nodes_needs_no_stack() {
-    use std::fmt::Write;
-    let n = 1_000_000;
+/// `n` nodes in a row.
+fn chain(n: usize) -> String {
     let mut s = String::from("func @f(%0 x: f32[T]) {\n");
     for i in 0..n {
         let _ = writeln!(s, "  %{} = softmax %{i} : f32[T]", i + 1);
     }
     let _ = write!(s, "  return %{n} y\n}}\n");
+    s
+}
+
+#[test]
+fn ir_41_a_chain_of_a_million_nodes_needs_no_stack() {
+    let n = 1_000_000;
+    let s = chain(n);
     let run = move || {
-        let g = text::parse(&s).unwrap();
+        let g = bounded(s.len(), || text::parse(&s).unwrap());
         assert_eq!(g.nodes.len(), n);
         verify(&g).unwrap();
         let mut cyclic = g;
@@ -107,6 +121,41 @@ fn a_chain_of_a_million_nodes_needs_no_stack() {
         assert!(verify(&cyclic).unwrap_err()[0].contains("used before"));
     };
     std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap().join().unwrap();
+}
+
+#[test]
+fn ir_41_errors_name_line_and_byte_and_stay_short() {
+    let good = chain(3);
+    assert_eq!(check(&good), Ok(()));
+    let bad = good.replace("%3 = softmax %2", "%3 = softmax %7");
+    let at = bad.find("  %3 =").unwrap();
+    assert_eq!(check(&bad).unwrap_err(), format!("line 4, byte {at}: %7 is used before it is defined"));
+    let long = good.replace("f32[T]\n  %3", &format!("{}\n  %3", "x".repeat(1 << 19)));
+    assert!(check(&long).unwrap_err().len() < 1500);
+    assert!(check(&good[..good.len() - 2]).unwrap_err().contains(&format!("byte {}", good.len() - 2)));
+}
+
+#[test]
+fn ir_41_many_mistakes_are_counted_not_listed() {
+    let text = func(&"  %NN = softmax %0 : f32[T,5]\n".repeat(5000));
+    let mut numbered = String::new();
+    for (i, part) in text.split("NN").enumerate() {
+        let _ = write!(numbered, "{}{part}", if i > 0 { i.to_string() } else { String::new() });
+    }
+    let found = check(&numbered).unwrap_err();
+    assert!(found.lines().count() == 101 && found.ends_with("and 4900 more"), "{found}");
+    assert_eq!(check(&numbered.replace("f32[T,5]", "f32[T,4]")), Ok(()));
+}
+
+#[test]
+fn ir_41_a_hundred_thousand_parameters_are_not_compared_with_each_other() {
+    let mut params = String::new();
+    for i in 1..=100_000 {
+        let _ = writeln!(params, "  param %{i} layers.{i}.w: f32[4]");
+    }
+    assert_eq!(check(&func(&params)), Ok(()));
+    let twice = format!("{params}  param %100001 layers.7.w: f32[4]");
+    assert!(check(&func(&twice)).unwrap_err().contains("layers.7.w is declared twice"));
 }
 
 fn texts() -> &'static [String] {

@@ -1,0 +1,54 @@
+//! A text of a million nodes in a row, all the way to a memory plan: no recursion, no quadratic time.
+
+use rlx_compile::passes::{FusionSwitches, run_all};
+use rlx_compile::{NullBackend, Plan, lower};
+use rlx_ir::{Bindings, text, verify::verify};
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+/// `n` nodes; the last is wrong when `broken`.
+fn chain(n: usize, broken: bool) -> String {
+    let mut s = String::from("func @f(%0 x: f32[T,4]) {\n");
+    for i in 0..n {
+        let dims = if broken && i + 1 == n { "T,5" } else { "T,4" };
+        let _ = writeln!(s, "  %{} = softmax %{i} : f32[{dims}]", i + 1);
+    }
+    let _ = write!(s, "  return %{n} y\n}}\n");
+    s
+}
+
+#[test]
+fn ir_41_a_chain_of_a_million_nodes_is_planned_with_a_small_stack() {
+    let n = 1_000_000;
+    let run = move || {
+        let stage = |what: &str, since: Instant| {
+            let took = since.elapsed();
+            println!("{what}: {took:?}");
+            assert!(took < Duration::from_secs(30), "{what} took {took:?} for {n} nodes");
+            Instant::now()
+        };
+        let text = chain(n, false);
+        let start = Instant::now();
+        let graph = text::parse(&text).unwrap();
+        let start = stage("parse", start);
+        verify(&graph).unwrap();
+        let start = stage("verify", start);
+        let (graph, _) = run_all(graph, &FusionSwitches::default());
+        let start = stage("passes", start);
+        let (graph, _) = lower(graph, &NullBackend).unwrap();
+        let start = stage("lower", start);
+        let plan = Plan::new(graph, &NullBackend);
+        let start = stage("plan", start);
+        let layout = plan.bind(&Bindings::new().with("T", 3), &NullBackend).unwrap();
+        stage("bind", start);
+        assert_eq!(plan.phases.len(), n);
+        // Each value dies when the next one is made.
+        assert_eq!(layout.arena_bytes, 2 * 64);
+        let symbol = plan.bind(&Bindings::new(), &NullBackend).unwrap_err().to_string();
+        assert!(symbol.contains('T'), "{symbol}");
+        // The twin.
+        let wrong = verify(&text::parse(&chain(n, true)).unwrap()).unwrap_err();
+        assert!(wrong.len() == 1 && wrong[0].contains("declared f32[T,5]"), "{wrong:?}");
+    };
+    std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap().join().unwrap();
+}
