@@ -156,6 +156,7 @@ fn gguf_15_vocabulary_that_contradicts_itself() {
     refused("llama", |v| v.scores.as_mut().expect("there")[4] = f32::NAN, &["scores", "token 4"]);
     refused("t5", |v| v.precompiled_charsmap = Some(vec![0xFF; 100]), &["precompiled_charsmap"]);
     refused("t5", |v| v.tokens[3] = "x".repeat(10_000), &["token 3", "10000"]);
+    refused("t5", |v| v.scores.as_mut().expect("there")[4] = f32::NEG_INFINITY, &["scores", "token 4"]);
     refused("bert", |v| v.sep_id = None, &["add_sep_token"]);
     refused("gpt2", |v| v.add_eos = Some(true), &["add_eos_token"]);
 }
@@ -289,6 +290,21 @@ fn tokenizer_27_depth() {
     refused_json("[".repeat(1 << 20).as_bytes(), &["tokenizer.json"]);
     refused_json("{\"a\":".repeat(100_000).as_bytes(), &["tokenizer.json"]);
     refused_json("{\"decoder\":".repeat(100_000).as_bytes(), &["recursion limit"]);
+}
+
+/// Replacements that double the text, a hundred times.
+#[test]
+fn tokenizer_27_replacements_that_explode() {
+    let normalized = |n: usize, content: &str| {
+        let replace = json!({ "type": "Replace", "pattern": { "String": "a" }, "content": content });
+        let mut v = qwen2();
+        v["normalizer"] = json!({ "type": "Sequence", "normalizers": vec![replace; n] });
+        v.to_string().into_bytes()
+    };
+    let doubled = loads(&normalized(3, "aa"));
+    assert_eq!(doubled.decode(&doubled.encode("a", false).expect("encodes"), false).expect("decodes"), "a".repeat(8));
+    refused_json(&normalized(100, "aa"), &["normalizer", "times longer"]);
+    refused_json(&normalized(1, &"a".repeat(1 << 20)), &["normalizer", "times longer"]);
 }
 
 #[test]

@@ -58,7 +58,12 @@ struct Seen {
     n_vocab: usize,
     is_list: Option<bool>,
     is_unigram: Option<bool>,
+    /// How many times longer replacements, one after the other, can make a text.
+    growth: u64,
 }
+
+/// Largest growth by replacements that is believed; published tokenizers have 9 at most.
+const MAX_GROWTH: u64 = 1 << 12;
 
 /// Where in the file.
 #[derive(Clone, Copy)]
@@ -83,8 +88,16 @@ enum At {
 /// It is not JSON, nests too deep, or says something that cannot be or that would take forever.
 pub(super) fn check(json: &[u8]) -> Result<()> {
     let wrong = |reason: String| TextError::json("tokenizer.json", reason);
-    let mut seen =
-        Seen { hash: Hash::new(), added: Vec::new(), vocab: Vec::new(), largest: 0, n_vocab: 0, is_list: None, is_unigram: None };
+    let mut seen = Seen {
+        hash: Hash::new(),
+        added: Vec::new(),
+        vocab: Vec::new(),
+        largest: 0,
+        n_vocab: 0,
+        is_list: None,
+        is_unigram: None,
+        growth: 1,
+    };
     let mut reader = serde_json::Deserializer::from_slice(json);
     let walked = Walk { seen: &mut seen, at: At::Top }.deserialize(&mut reader).and_then(|()| reader.end());
     walked.map_err(|e| wrong(e.to_string()))?;
@@ -212,11 +225,21 @@ impl Walk<'_> {
         name: &'static str,
         types: &'static [&'static str],
     ) -> std::result::Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(OneOf(&["type", "Regex", "String"]))? {
+        while let Some(key) = map.next_key_seed(OneOf(&["type", "content", "Regex", "String"]))? {
             match key {
                 Some("type") => {
                     if map.next_value_seed(OneOf(types))?.is_none() {
                         return Err(unknown(name, types));
+                    }
+                }
+                Some("content") => {
+                    let length = map.next_value_seed(Length)?;
+                    self.seen.growth = self.seen.growth.saturating_mul(length.max(1));
+                    if self.seen.growth > MAX_GROWTH {
+                        let found = self.seen.growth;
+                        return Err(A::Error::custom(format!(
+                            "{name}: replacements make a text {found} times longer, expected at most {MAX_GROWTH}"
+                        )));
                     }
                 }
                 Some(kind) => map.next_value_seed(Pattern { is_regex: kind == "Regex" })?,
@@ -370,6 +393,26 @@ impl Visitor<'_> for Hashed {
     }
     fn visit_str<E: Error>(self, text: &str) -> std::result::Result<Self::Value, E> {
         Ok((!text.is_empty()).then(|| self.0.bytes(text.as_bytes())))
+    }
+}
+
+/// The length of a string in bytes.
+struct Length;
+
+impl<'de> DeserializeSeed<'de> for Length {
+    type Value = u64;
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> std::result::Result<u64, D::Error> {
+        reader.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Length {
+    type Value = u64;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a replacement")
+    }
+    fn visit_str<E: Error>(self, text: &str) -> std::result::Result<u64, E> {
+        Ok(text.len() as u64)
     }
 }
 

@@ -58,7 +58,8 @@ impl Splitter {
             Some(Pass::Words(words)) => {
                 let (mut from, mut plain) = (0, 0);
                 while from < text.len() {
-                    let end = words.piece_end(text, from, self.classes, &mut plain);
+                    // No rule gives an empty piece; if one did, this would still end.
+                    let end = words.piece_end(text, from, self.classes, &mut plain).max(from + 1);
                     self.pass_on(at + 1, text.get(from..end).unwrap_or_default(), each)?;
                     from = end;
                 }

@@ -173,7 +173,7 @@ impl Words {
             return end;
         }
         *plain = at.max(*plain);
-        let available = if at == cursor.text.len() { n } else { n - 1 };
+        let available = if at == cursor.text.len() { n } else { n.saturating_sub(1) };
         match self.spaces {
             Spaces::YieldLast if available > 0 && available < n => last,
             Spaces::YieldLast => at,
