@@ -266,7 +266,7 @@ impl Gguf {
         self.parts.first().map_or(0, |p| offset_of_key(p.bytes(), &self.header.metadata, key))
     }
 
-    fn origin(&self) -> Origin {
+    pub(crate) fn origin(&self) -> Origin {
         self.parts.first().map(|p| p.origin.clone()).unwrap_or_default()
     }
 }

@@ -16,6 +16,7 @@ mod file;
 mod header;
 mod index;
 mod metadata;
+pub mod quantize;
 mod split;
 mod tensor;
 mod value;

@@ -1,7 +1,7 @@
 //! Quantising rows as ggml does it for files: with the importance of columns where it is known.
 
 use super::weights::{mean_square, weights};
-use super::{BlockError, BlockFormat, encode, iq_quantize, iq1_quantize, iq4, k_weighted, legacy};
+use super::{BlockError, BlockFormat, encode, get_half, iq_quantize, iq1_quantize, iq4, k_weighted, legacy};
 
 use BlockFormat as F;
 
@@ -50,6 +50,29 @@ impl BlockFormat {
             self.weighted_row(x, importance, b);
         }
         Ok(())
+    }
+
+    /// Whether the scales of all blocks are numbers.  Quantising values that are too large for a half-precision scale,
+    /// or not finite themselves, makes scales that are not.
+    pub fn scales_are_finite(self, blocks: &[u8]) -> bool {
+        let halves: &[usize] = match self {
+            F::Q4_0 | F::Q5_0 | F::Q8_0 | F::IQ4NL | F::IQ4XS => &[0],
+            F::Q4_1 | F::Q5_1 | F::Q8_1 | F::Q4K | F::Q5K => &[0, 2],
+            F::IQ1S | F::IQ2XXS | F::IQ2XS | F::IQ2S | F::IQ3XXS | F::IQ3S => &[0],
+            F::Q2K => &[80, 82],
+            F::Q3K => &[108],
+            F::Q6K => &[208],
+            F::TQ1_0 => &[52],
+            F::TQ2_0 => &[64],
+            // No half-precision scale at one place: look at what the blocks decode to.
+            _ => return self.decodes_to_numbers(blocks),
+        };
+        blocks.chunks_exact(self.block_bytes()).all(|b| halves.iter().all(|at| get_half(b, *at).is_finite()))
+    }
+
+    fn decodes_to_numbers(self, blocks: &[u8]) -> bool {
+        let mut values = vec![0.0; self.block_len()];
+        blocks.chunks_exact(self.block_bytes()).all(|b| self.dequantize(b, &mut values).is_ok() && values.iter().all(|v| v.is_finite()))
     }
 
     /// One row of a format that uses importance.

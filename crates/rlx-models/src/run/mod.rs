@@ -11,9 +11,11 @@ mod manual;
 mod parity;
 mod perplexity;
 mod plan;
+mod quantize;
 
 pub use convert::main as convert_main;
 pub use inspect::main as inspect_main;
+pub use quantize::main as quantize_main;
 
 use crate::families;
 use rlx_cli::Usage;
@@ -112,6 +114,8 @@ fn builtin() -> Vec<Command> {
     all.push(Command::new("perplexity", "Measure how surprised a model is by a text", perplexity::command, perplexity::main));
     let about = "Convert a checkpoint between Hugging Face safetensors, GGUF and MLX";
     all.push(Command::new("convert", about, convert::command, convert::run).also("rlx-convert"));
+    let about = "Quantise a GGUF file: fewer bits per weight";
+    all.push(Command::new("quantize", about, quantize::command, quantize::run).also("rlx-quantize"));
     let about = "Print a completion script for bash, zsh, fish, powershell or elvish";
     all.push(Command::new("completions", about, manual::completions_command, manual::completions));
     all.push(Command::new("man", "Write manual pages of all programs and commands", manual::man_command, manual::man));
