@@ -9,6 +9,7 @@
 
 mod file_type;
 mod imatrix;
+mod roles;
 mod rows;
 mod select;
 
@@ -147,7 +148,7 @@ impl<'a> Plan<'a> {
     pub fn new(gguf: &'a Gguf, file_type: FileType, options: &'a Options) -> Result<Self, QuantizeError> {
         let mut selector = Selector::new(gguf, file_type, options)?;
         let mut sources: Vec<&TensorInfo> = gguf.tensors().iter().collect();
-        sources.sort_by(|a, b| select::order(&a.name, &b.name));
+        sources.sort_by(|a, b| roles::order(&a.name, &b.name));
         let mut tensors = Vec::with_capacity(sources.len());
         for source in sources {
             let choice = selector.choose(source)?;
@@ -246,7 +247,10 @@ impl<'a> Plan<'a> {
         let Some(matrix) = &self.options.importance else {
             return new;
         };
-        let short = |text: &str| Value::String(text[..text.floor_char_boundary(LONGEST)].to_owned());
+        let short = |text: &str| {
+            let end = (0..=LONGEST.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+            Value::String(text[..end].to_owned())
+        };
         let mut put = |key: &str, value| new.push((format!("quantize.imatrix.{key}"), value));
         put("file", short(&matrix.name));
         if let Some(dataset) = matrix.datasets.first() {

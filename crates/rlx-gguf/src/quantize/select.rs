@@ -1,127 +1,20 @@
 //! Which tensors are quantised, and to which type: the rules of llama-quantize.
 //!
-//! Input: names and shapes of tensors in the order of [`order`], and a few facts about the model.  Output: a type for
+//! Input: names and shapes of tensors in the order of [`super::roles::order`], and a few facts about the model.  Output: a type for
 //! each.  The rules are experience, not theory: values and down projections, first and last layers and the output get
 //! more bits than the rest.  Reference: llama.cpp's `llama-quant.cpp`.
 
+use super::roles::{KEPT, KEPT_LATENT, Role, layer_of};
 use super::{FileType as T, Options, QuantizeError};
 use crate::blocks::BlockFormat as F;
 use crate::error::quote;
 use crate::tensor::{TensorInfo, TensorType};
 use crate::{Array, Gguf, Value};
-use std::cmp::Ordering;
 
 use TensorType::Block;
 
 /// Architectures that the rules treat specially, as llama.cpp does: name, trait and, for size classes, layers.
 const ARCHITECTURES: &str = include_str!("architectures.tsv");
-
-/// What part a tensor plays.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-enum Role {
-    TokenEmbedding,
-    Query,
-    /// Also a merged query, key and value, and the up projection of compressed ones.
-    Value,
-    Key,
-    AttentionOutput,
-    Up,
-    Gate,
-    Down,
-    Output,
-    Other,
-}
-
-impl Role {
-    fn of(name: &str) -> Role {
-        const PARTS: [(&str, Role); 9] = [
-            ("attn_qkv.weight", Role::Value),
-            ("attn_kv_b.weight", Role::Value),
-            ("attn_v.weight", Role::Value),
-            ("attn_k.weight", Role::Key),
-            ("attn_q.weight", Role::Query),
-            ("attn_output.weight", Role::AttentionOutput),
-            ("ffn_up", Role::Up),
-            ("ffn_gate", Role::Gate),
-            ("ffn_down", Role::Down),
-        ];
-        match name {
-            "output.weight" => Role::Output,
-            "token_embd.weight" | "per_layer_token_embd.weight" => Role::TokenEmbedding,
-            _ => PARTS.iter().find(|(part, _)| name.contains(part)).map_or(Role::Other, |(_, role)| *role),
-        }
-    }
-}
-
-/// The order in which llama.cpp writes tensors, and counts layers: tensors of no layer first, then layer by layer, by
-/// name.
-pub(super) fn order(a: &str, b: &str) -> Ordering {
-    let layer = |name| layer_of(name).map_or(-1, i64::from);
-    layer(a).cmp(&layer(b)).then_with(|| a.cmp(b))
-}
-
-/// The layer in `blk.N.…`.
-fn layer_of(name: &str) -> Option<u32> {
-    let (number, _) = name.strip_prefix("blk.")?.split_once('.')?;
-    number.parse().ok()
-}
-
-/// Parts of names of 2-D weights that stay as they are: small, or read element by element.
-const KEPT: &[&str] = &[
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "ffn_gate_tid2eid.weight",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "indexer.k_proj.weight",
-    "indexer.q_proj.weight",
-    "time_mix_first.weight",
-    "time_mix_w0.weight",
-    "time_mix_w1.weight",
-    "time_mix_w2.weight",
-    "time_mix_v0.weight",
-    "time_mix_v1.weight",
-    "time_mix_v2.weight",
-    "time_mix_a0.weight",
-    "time_mix_a1.weight",
-    "time_mix_a2.weight",
-    "time_mix_g1.weight",
-    "time_mix_g2.weight",
-    "time_mix_decay_w1.weight",
-    "time_mix_decay_w2.weight",
-    "time_mix_lerp_fused.weight",
-    "attn_rel_b.weight",
-    ".position_embd",
-    "sam.pos_embd",
-    "sam.neck.",
-    "sam.net_",
-    ".rel_pos",
-    ".patch_embd",
-    ".patch_merger",
-    "a.rvq.codebook",
-    "mm.a.code_embd",
-];
-
-/// The same for architectures that keep their latent projections and indexers.
-const KEPT_LATENT: &[&str] = &[
-    "hc_",
-    "indexer.attn_q_b",
-    "indexer.attn_k",
-    "indexer.proj",
-    "indexer_compressor_gate",
-    "indexer_compressor_ape",
-    "ssm_f_a.weight",
-    "ssm_f_b.weight",
-    "ssm_g_a.weight",
-    "ssm_g_b.weight",
-    "ssm_beta.weight",
-    "attn_kv_a_mqa.weight",
-    "attn_k_b.weight",
-    "attn_v_b.weight",
-];
 
 /// Facts about the model that the rules ask for.
 #[derive(Debug, Default)]
@@ -247,13 +140,11 @@ impl<'a> Selector<'a> {
         // Leading dimensions of 1 are none, as in ggml.
         let dims = t.shape.len() - t.shape.iter().take_while(|d| **d == 1).count();
         let name = t.name.as_str();
-        !self.options.copy
-            && dims >= 2
-            && name.ends_with("weight")
-            && !(self.options.leave_output && name == "output.weight")
-            && !["position_embd.weight", "token_types.weight"].contains(&name)
-            && !KEPT.iter().any(|part| name.contains(part))
-            && !(self.model.is("keep_latent") && KEPT_LATENT.iter().any(|part| name.contains(part)))
+        let own = ["position_embd.weight", "token_types.weight"].contains(&name);
+        let left = self.options.leave_output && name == "output.weight";
+        let kept = KEPT.iter().any(|part| name.contains(part));
+        let latent = self.model.is("keep_latent") && KEPT_LATENT.iter().any(|part| name.contains(part));
+        dims >= 2 && name.ends_with("weight") && !(self.options.copy || own || left || kept || latent)
     }
 
     /// First and last eighth of the layers, and every third between them.
