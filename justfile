@@ -30,6 +30,13 @@ test:
 test-quick:
     cargo test --lib --package rlx-gguf --package rlx-ir --package rlx-compile --package rlx-text --package rlx-core --package rlx-runtime
 
+# Fuzz a target for some seconds (needs nightly and cargo-fuzz): just fuzz gguf 900
+fuzz TARGET SECONDS="60":
+    @mkdir -p "fuzz/target/corpus/$1"
+    dict=""; [ ! -f "fuzz/dict/$1.dict" ] || dict="-dict=fuzz/dict/$1.dict"; \
+    exec cargo +nightly fuzz run "$1" "fuzz/target/corpus/$1" "fuzz/corpus/$1" -- "-max_total_time=$2" $dict \
+        -max_len=8192 -timeout=60 -rss_limit_mb=2048 -malloc_limit_mb=512
+
 # All programs, optimised
 build:
     cargo build --release --workspace --bins

@@ -19,6 +19,7 @@ const LAYERS: &[(u32, &[&str])] = &[
     (FAMILIES, &["rlx-qwen3"]),
     (5, &["rlx-models"]),
     (5, &["rlx-bench"]),
+    (5, &["rlx-fuzz"]),
 ];
 
 /// The layer of the model families.
@@ -36,8 +37,8 @@ const NEVER: &[(&str, &[&str], &str)] = &[
     ("rlx-cli", &["rlx-cpu"], "devices are chosen by name, in rlx-runtime"),
 ];
 
-/// Crates that may name families: the facade, which registers them, and measurements.
-const NAME_FAMILIES: &[&str] = &["rlx-models", "rlx-bench"];
+/// Crates that may name families: the facade, which registers them, measurements, and fuzz targets.
+const NAME_FAMILIES: &[&str] = &["rlx-models", "rlx-bench", "rlx-fuzz"];
 
 /// Position of a crate in [`LAYERS`], with its layer.
 fn place(name: &str) -> Option<(usize, u32)> {
