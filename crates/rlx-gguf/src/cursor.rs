@@ -4,17 +4,25 @@
 use crate::error::{GgufError, Origin, quote};
 use std::fmt::Display;
 
-/// A position in the bytes of a file.  Every read names its field, so that every error can.
+/// A position in a file whose first bytes are at hand.  Every read names its field, so that every error can.
 #[derive(Clone, Copy)]
 pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Length of the file, at least that of `bytes`.
+    file_bytes: u64,
     file: &'a Origin,
 }
 
 impl<'a> Cursor<'a> {
+    /// At the start of a file of which all bytes are there.
     pub fn new(bytes: &'a [u8], file: &'a Origin) -> Self {
-        Self { bytes, at: 0, file }
+        Self::of_prefix(bytes, bytes.len() as u64, file)
+    }
+
+    /// At the start of a file of `file_bytes`, of which the first are there.
+    pub fn of_prefix(bytes: &'a [u8], file_bytes: u64, file: &'a Origin) -> Self {
+        Self { bytes, at: 0, file_bytes: file_bytes.max(bytes.len() as u64), file }
     }
 
     /// The position, in bytes from the start of the file.
@@ -22,9 +30,9 @@ impl<'a> Cursor<'a> {
         self.at as u64
     }
 
-    /// Bytes from the position to the end.
+    /// Bytes from the position to the end of the file.
     pub fn remaining(&self) -> u64 {
-        self.bytes.len().saturating_sub(self.at) as u64
+        self.file_bytes.saturating_sub(self.at as u64)
     }
 
     pub fn file(&self) -> &'a Origin {
@@ -48,6 +56,9 @@ impl<'a> Cursor<'a> {
             Some((bytes, end)) => {
                 self.at = end;
                 Ok(bytes)
+            }
+            None if n <= self.remaining() => {
+                Err(GgufError::Prefix { file: self.file.clone(), found: self.bytes.len() as u64, expected: self.at() + n })
             }
             None => Err(GgufError::Truncated {
                 file: self.file.clone(),

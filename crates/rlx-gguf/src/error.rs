@@ -60,6 +60,9 @@ pub enum GgufError {
     /// The file ends inside a field.
     #[error("{file}: the file ends inside {field} at byte {offset}: needs {expected} bytes, found {found}")]
     Truncated { file: Origin, field: String, offset: u64, expected: u64, found: u64 },
+    /// Only the beginning of the file is at hand, and the header goes on.
+    #[error("{file}: the first {found} bytes do not hold the header, expected at least {expected}")]
+    Prefix { file: Origin, found: u64, expected: u64 },
     /// A field has a value that it cannot have.
     #[error("{file}: {field} at byte {offset}: found {found}, expected {expected}")]
     Invalid { file: Origin, field: String, offset: u64, found: String, expected: String },

@@ -45,7 +45,7 @@ impl Gguf {
     /// the content; for split files [`GgufError::MissingParts`] and [`GgufError::Split`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, GgufError> {
         let part = Part::open(path.as_ref())?;
-        let header = Header::parse(part.bytes(), &part.origin)?;
+        let header = Header::parse(part.bytes(), part.bytes().len() as u64, &part.origin)?;
         let (header, parts) = split::complete(path.as_ref(), part, header)?;
         Self::new(header, parts)
     }
@@ -56,7 +56,19 @@ impl Gguf {
     /// Every [`GgufError`] about the content.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self, GgufError> {
         let part = Part { origin: Origin::default(), storage: Storage::Owned(bytes.into()) };
-        let header = Header::parse(part.bytes(), &part.origin)?;
+        let header = Header::parse(part.bytes(), part.bytes().len() as u64, &part.origin)?;
+        Self::new(header, vec![part])
+    }
+
+    /// Validates a file of `file_bytes` bytes of which only the first are in memory, as when it is looked at from afar;
+    /// `path` is for messages.  Metadata and descriptions of tensors are complete; the data of tensors is not there, and
+    /// asking for it is [`GgufError::OutOfFile`].  A part of a split file is taken alone.
+    ///
+    /// # Errors
+    /// [`GgufError::Prefix`] when the header is longer than `bytes`; every other [`GgufError`] about the content.
+    pub fn from_prefix(bytes: impl Into<Vec<u8>>, file_bytes: u64, path: &Path) -> Result<Self, GgufError> {
+        let part = Part { origin: Origin::file(path), storage: Storage::Owned(bytes.into()) };
+        let header = Header::parse(part.bytes(), file_bytes, &part.origin)?;
         Self::new(header, vec![part])
     }
 

@@ -1,6 +1,6 @@
 //! The header of a GGUF file: everything before the tensor data.
 //!
-//! Input: the bytes of a whole file.  Output: version, alignment, metadata and validated tensor descriptions.  Nothing
+//! Input: the bytes of a file, or enough of its first ones.  Output: version, alignment, metadata and validated tensor descriptions.  Nothing
 //! is allocated from a count before the counted things have been seen, so memory is bounded by the size of the header.
 //!
 //! Accepted although unusual: tensors out of order, holes between tensors, bytes after the last tensor, scalars
@@ -40,13 +40,14 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Parses and validates the header of `bytes`, which must be the whole file: tensors have to lie inside.
+    /// Parses and validates the header of a file of `file_bytes` bytes, inside which tensors have to lie, and of
+    /// which `bytes` is the whole or the beginning.
     /// Whether names are repeated is for the caller to see, who may have several parts.
     ///
     /// # Errors
     /// Any [`GgufError`] about the content, naming `file`.
-    pub fn parse(bytes: &[u8], file: &Origin) -> Result<Self, GgufError> {
-        let mut c = Cursor::new(bytes, file);
+    pub fn parse(bytes: &[u8], file_bytes: u64, file: &Origin) -> Result<Self, GgufError> {
+        let mut c = Cursor::of_prefix(bytes, file_bytes, file);
         let version = read_version(&mut c)?;
         let n_tensors = c.count(MIN_TENSOR_BYTES, &"tensor count")?;
         let n_entries = c.count(MIN_ENTRY_BYTES, &"metadata count")?;
@@ -55,7 +56,7 @@ impl Header {
         let mut tensors = read_tensors(&mut c, n_tensors)?;
         let data_start = c.at().next_multiple_of(alignment);
         if !tensors.is_empty() {
-            place(&mut tensors, data_start, alignment, bytes.len() as u64, file)?;
+            place(&mut tensors, data_start, alignment, file_bytes, file)?;
         }
         Ok(Self { version, alignment, metadata, tensors })
     }

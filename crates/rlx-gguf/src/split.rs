@@ -77,7 +77,7 @@ pub(crate) fn complete(path: &Path, part: Part, header: Header) -> Result<(Heade
             Some(opened) => opened,
             None => {
                 let part = Part::open(sibling)?;
-                let header = Header::parse(part.bytes(), &part.origin)?;
+                let header = Header::parse(part.bytes(), part.bytes().len() as u64, &part.origin)?;
                 (part, header)
             }
         };

@@ -336,3 +336,28 @@ fn streamed_data_makes_the_same_file() {
     assert!(stream.write_all(&[0]).unwrap_err().to_string().contains("more data"));
     assert!(declared.write_to(&mut Vec::new()).unwrap_err().to_string().contains("\"t0\" has no data"));
 }
+
+/// Looking at a file from afar: every beginning either says that the header goes on, and how far at least, or is enough.
+#[test]
+fn a_header_is_read_from_the_beginning_of_a_file() {
+    let path = fixture("qwen3-Q4_0.gguf");
+    let (bytes, whole) = (fs::read(&path).unwrap(), Gguf::open(&path).unwrap());
+    let (mut have, mut steps) = (0, 0);
+    let gguf = loop {
+        match Gguf::from_prefix(&bytes[..have], bytes.len() as u64, &path) {
+            Ok(gguf) => break gguf,
+            Err(GgufError::Prefix { found, expected, .. }) => {
+                assert!(found == have as u64 && expected > found && expected <= bytes.len() as u64, "{found} {expected}");
+                have = expected as usize;
+                steps += 1;
+            }
+            Err(e) => panic!("{e}"),
+        }
+    };
+    assert!(steps > 10 && have < bytes.len());
+    assert_eq!((gguf.tensors(), gguf.metadata().len()), (whole.tensors(), whole.metadata().len()));
+    let last = gguf.tensors().last().unwrap();
+    assert!(matches!(gguf.tensor_bytes(last), Err(GgufError::OutOfFile { .. })));
+    let short = Gguf::from_prefix(&bytes[..have], have as u64, &path);
+    assert!(matches!(short, Err(GgufError::OutOfFile { .. })), "{short:?}");
+}

@@ -8,11 +8,13 @@
 //!   path for both; rotary embeddings in every released spelling.
 //! - [`registry`]: what a checkpoint is, and which family answers to it.
 //! - [`convert`]: the pieces of conversion between formats.
+//! - [`check`]: what a file or directory is and whether it can run, judged without tensor data.
 //! - [`vocab`]: the tokenizer metadata of a GGUF file as plain data.
 //!
 //! This crate knows no family and no device.  Nothing in it panics on input: every size is checked against the bytes
 //! that exist before memory is allocated, and peak memory while parsing stays below four times the input.
 
+pub mod check;
 pub mod config;
 pub mod convert;
 mod message;

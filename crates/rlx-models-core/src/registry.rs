@@ -1,7 +1,7 @@
 //! What a checkpoint is, and which family answers to it.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use crate::config::{ConfigDoc, ConfigError};
+use crate::config::{ConfigDoc, ConfigError, Key};
 use crate::message::{hint, list, nearest, quote};
 use crate::weights::{Checkpoint, LoadOpts, open_with};
 use rlx_gguf::{Gguf, GgufError};
@@ -21,6 +21,10 @@ pub trait Family: Send + Sync {
     fn gguf_architectures(&self) -> &'static [&'static str];
     /// The family's own program: `rlx-qwen3`.
     fn program(&self) -> &'static str;
+    /// Settings that no checkpoint of the family can do without.
+    fn required_settings(&self) -> &'static [Key] {
+        &[]
+    }
 }
 
 /// What a checkpoint says it is.

@@ -202,6 +202,32 @@ fn inspect_says_what_a_checkpoint_is() {
 }
 
 #[test]
+fn check_says_whether_a_checkpoint_can_run() {
+    let ran = rlx(&["check", "weights/rlx-tiny-chat", "--json"]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    let report = json(&ran);
+    assert_eq!((&report["verdict"], &report["kind"], &report["family"]), (&"SUPPORTED".into(), &"llm".into(), &"qwen3".into()));
+    assert!(report["memory"].as_u64().is_some_and(|bytes| bytes > report["bytes"].as_u64().unwrap()), "{}", ran.out);
+
+    // The same files under the name of an architecture that does not exist, and of one that is only known.
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(root("weights/rlx-tiny-chat").join(file), dir.path().join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(root("weights/rlx-tiny-chat/config.json")).unwrap();
+    for (model_type, class, verdict, code) in
+        [("mamba2", "Mamba2ForCausalLM", "KnownUnimplemented", 3), ("qwen33", "Qwen33ForCausalLM", "Unknown", 5)]
+    {
+        let config = config.replace("\"qwen3\"", &format!("\"{model_type}\"")).replace("Qwen3ForCausalLM", class);
+        std::fs::write(dir.path().join("config.json"), config).unwrap();
+        let ran = rlx(&["check", dir.path().to_str().unwrap(), "--json"]);
+        let report: Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!((ran.code, &report["verdict"]), (code, &verdict.into()), "{}", ran.out);
+    }
+    fails(&["check", "no/such"], 2, &["no/such", "no file or directory"]);
+}
+
+#[test]
 fn bench_measures_what_it_is_asked_to() {
     let v = json(&rlx(&["bench", "weights/rlx-tiny-chat-gguf", "--prefill", "16,32", "--decode", "4", "--rounds", "2", "--json"]));
     for test in ["pp16", "pp32", "tg4"] {

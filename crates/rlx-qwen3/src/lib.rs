@@ -18,7 +18,7 @@ pub use config::{Config, SETTINGS};
 pub use model::build;
 pub use names::NAMES;
 
-use rlx_core::config::{ConfigError, ConfigSource};
+use rlx_core::config::{ConfigError, ConfigSource, DecoderConfig, Key};
 use rlx_core::convert::SettingsTable;
 use rlx_core::names::{HeadCounts, NameTable};
 use rlx_core::registry::Family;
@@ -45,6 +45,9 @@ impl Family for Qwen3 {
     }
     fn program(&self) -> &'static str {
         "rlx-qwen3"
+    }
+    fn required_settings(&self) -> &'static [Key] {
+        DecoderConfig::REQUIRED
     }
 }
 

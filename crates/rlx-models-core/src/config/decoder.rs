@@ -73,6 +73,16 @@ pub mod keys {
 }
 
 impl DecoderConfig {
+    /// What [`from_source`](Self::from_source) cannot do without.
+    pub const REQUIRED: &[Key] = &[
+        keys::HIDDEN,
+        keys::INTERMEDIATE,
+        keys::LAYERS,
+        keys::HEADS,
+        keys::RMS_EPS,
+        Key::new("vocab_size|padded_vocab_size", ""), // GGUF files count their tokens
+    ];
+
     /// Reads and checks the settings.
     ///
     /// # Errors

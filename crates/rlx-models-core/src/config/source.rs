@@ -121,6 +121,14 @@ impl ConfigSource {
         }
     }
 
+    /// Whether a setting is there, under any of its names.  One that this kind of source does not have is not missed.
+    pub fn has(&self, key: Key) -> bool {
+        match self {
+            ConfigSource::Hf { .. } => key.hf.is_empty() || self.place(key).is_some(),
+            ConfigSource::Gguf { gguf, arch } => key.gguf.is_empty() || gguf.get(&gguf_key(arch, key.gguf)).is_some(),
+        }
+    }
+
     /// The document that has a field, under whichever of its names; the text part first.
     fn place(&self, key: Key) -> Option<(&ConfigDoc, &'static str)> {
         let ConfigSource::Hf { root, text, .. } = self else {

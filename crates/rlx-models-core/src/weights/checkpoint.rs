@@ -37,7 +37,7 @@ pub fn open_with(opts: LoadOpts, path: impl AsRef<Path>) -> Result<Checkpoint, W
         WeightFormat::Safetensors if resolve::is_index(&file) => sharded(file)?,
         WeightFormat::Safetensors => {
             let map = Mapping::open(&file)?;
-            let tensors = safetensors::parse(map.bytes(), &file, 0)?;
+            let tensors = safetensors::parse(map.bytes(), map.bytes().len() as u64, &file, 0)?;
             Checkpoint::new(file, format, vec![map], tensors)
         }
         WeightFormat::Gguf => gguf(file)?,
@@ -65,7 +65,7 @@ fn sharded(path: PathBuf) -> Result<Checkpoint, WeightsError> {
     for (i, shard) in index.shards.iter().enumerate() {
         let file = path.with_file_name(shard);
         let map = Mapping::open(&file)?;
-        tensors.append(&mut safetensors::parse(map.bytes(), &file, i as u32)?);
+        tensors.append(&mut safetensors::parse(map.bytes(), map.bytes().len() as u64, &file, i as u32)?);
         maps.push(map);
     }
     tensors.sort_unstable_by(|a: &TensorMeta, b| (&a.name, a.file).cmp(&(&b.name, b.file)));

@@ -40,7 +40,7 @@ pub use resolve::resolve_weights;
 pub use safetensors::{MAX_DIMS, MAX_HEADER_BYTES, MAX_NAME_BYTES};
 pub use tensor::{StoredType, TensorMeta, TensorView};
 
-pub(crate) use map::read_small;
+pub(crate) use map::{open_regular, read_small};
 pub(crate) use safetensors::position;
 
 use crate::message::{nearest, quote};

@@ -138,7 +138,7 @@ fn choose(dir: &Path, names: &[&str], opts: &ResolveWeightsOptions) -> Result<Re
 }
 
 /// Whether a file name mentions the quantisation as a whole word: `x-Q4_K_M.gguf`, not `x-IQ4_K_M_L.gguf`.
-fn names_quant(name: &str, quant: &str) -> bool {
+pub(crate) fn names_quant(name: &str, quant: &str) -> bool {
     let (name, quant) = (name.to_ascii_lowercase(), quant.to_ascii_lowercase());
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     !quant.is_empty()
@@ -150,7 +150,7 @@ fn names_quant(name: &str, quant: &str) -> bool {
 }
 
 /// The number of a part `NAME-00002-of-00005.gguf`.
-fn part_number(name: &str) -> Option<u32> {
+pub(crate) fn part_number(name: &str) -> Option<u32> {
     let (rest, count) = name.get(..name.len().checked_sub(5)?)?.rsplit_once("-of-")?;
     let (_, part) = rest.rsplit_once('-')?;
     let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());

@@ -24,8 +24,9 @@ pub const MAX_NAME_BYTES: usize = 4096;
 /// Most dimensions of a tensor.
 pub const MAX_DIMS: usize = 16;
 
-/// Parses and validates the header of the file with these bytes.  The result is sorted by name.
-pub(super) fn parse(bytes: &[u8], path: &Path, file: u32) -> Result<Vec<TensorMeta>, WeightsError> {
+/// Parses and validates the header of a file of `file_bytes` bytes, which begins with `bytes`: all of it, or at least
+/// the header.  The result is sorted by name.
+pub(crate) fn parse(bytes: &[u8], file_bytes: u64, path: &Path, file: u32) -> Result<Vec<TensorMeta>, WeightsError> {
     let bad = |field, offset, found: String, expected: String| WeightsError::Header { file: path.into(), field, offset, found, expected };
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         return Err(bad("header length", 0, format!("a file of {} bytes", bytes.len()), "at least 8 bytes".into()));
@@ -35,7 +36,7 @@ pub(super) fn parse(bytes: &[u8], path: &Path, file: u32) -> Result<Vec<TensorMe
         let limit = MAX_HEADER_BYTES.min(rest.len() as u64);
         return Err(bad("header length", 0, n.to_string(), format!("at most {limit}; is this a safetensors file?")));
     }
-    let (header, data) = rest.split_at_checked(n as usize).unwrap_or((rest, &[]));
+    let header = rest.get(..n as usize).unwrap_or(rest);
     if header.first() != Some(&b'{') {
         let found = header.first().map_or("nothing".into(), |b| format!("byte {b:#04x}"));
         return Err(bad("header", 8, found, "`{`".into()));
@@ -48,6 +49,7 @@ pub(super) fn parse(bytes: &[u8], path: &Path, file: u32) -> Result<Vec<TensorMe
     let mut tensors = Vec::with_capacity(count);
     walk(text, Fill { tensors: &mut tensors, file }).map_err(json)?;
     let data_at = 8 + n;
+    let data_bytes = file_bytes.max(bytes.len() as u64) - data_at;
     tensors.sort_unstable_by_key(|t| (t.offset, t.bytes));
     let mut end = 0u64;
     for t in &mut tensors {
@@ -60,11 +62,11 @@ pub(super) fn parse(bytes: &[u8], path: &Path, file: u32) -> Result<Vec<TensorMe
         };
         // `bytes` holds the end of the range until here.
         let (begin, stop) = (t.offset, t.bytes);
-        if begin > stop || stop > data.len() as u64 {
+        if begin > stop || stop > data_bytes {
             return Err(entry(
                 "data_offsets",
                 format!("[{begin}, {stop}]"),
-                format!("an ascending range within the {} bytes of data", data.len()),
+                format!("an ascending range within the {data_bytes} bytes of data"),
             ));
         }
         if begin != end {
@@ -82,9 +84,9 @@ pub(super) fn parse(bytes: &[u8], path: &Path, file: u32) -> Result<Vec<TensorMe
         end = stop;
         (t.offset, t.bytes) = (data_at + begin, stop - begin);
     }
-    if end != data.len() as u64 {
+    if end != data_bytes {
         let expected = format!("the file to end at byte {}, with its last tensor", data_at + end);
-        return Err(bad("data", data_at + end, format!("{} more bytes", data.len() as u64 - end), expected));
+        return Err(bad("data", data_at + end, format!("{} more bytes", data_bytes - end), expected));
     }
     tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     for pair in tensors.windows(2) {

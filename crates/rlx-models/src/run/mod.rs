@@ -4,6 +4,7 @@
 
 mod auto;
 mod bench;
+mod check;
 mod compare;
 mod convert;
 mod inspect;
@@ -106,6 +107,8 @@ fn builtin() -> Vec<Command> {
     }
     let about = "Say what a checkpoint is: format, tensors, settings, tokenizer";
     all.push(Command::new("inspect", about, inspect::command, inspect::run).also("rlx-inspect"));
+    let about = "Say whether a file, directory or repository can run, and what it is";
+    all.push(Command::new("check", about, check::command, check::main));
     all.push(Command::new("plan", "Say what running a model would take, without loading it", plan::command, plan::main));
     all.push(Command::new("parity", "Compare checkpoints with recorded reference outputs", parity::command, parity::main));
     all.push(Command::new("bench", "Measure loading, prefill and decoding", bench::command, bench::main));
@@ -133,6 +136,7 @@ const EXAMPLES: &str = "\
 Examples:
   rlx-run auto weights/rlx-tiny-chat --prompt \"What is the capital of Norway?\"
   rlx-run auto model-Q4_K_M.gguf             chat, at a terminal
+  rlx-run check model-Q4_K_M.gguf
   rlx-run inspect model-Q4_K_M.gguf
   rlx-run plan model-Q4_K_M.gguf --max-seq 8192
   rlx-run convert weights/rlx-tiny-chat tiny.gguf
