@@ -107,7 +107,7 @@ fn builtin() -> Vec<Command> {
     }
     let about = "Say what a checkpoint is: format, tensors, settings, tokenizer";
     all.push(Command::new("inspect", about, inspect::command, inspect::run).also("rlx-inspect"));
-    let about = "Say whether a file, directory or repository can run, and what it is";
+    let about = "Say whether a file or directory can run, and what it is";
     all.push(Command::new("check", about, check::command, check::main));
     all.push(Command::new("plan", "Say what running a model would take, without loading it", plan::command, plan::main));
     all.push(Command::new("parity", "Compare checkpoints with recorded reference outputs", parity::command, parity::main));
