@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,7 +20,8 @@ Examples:
 
 Each round runs rlx-run bench, then llama-bench, on every file, so that whatever else the machine
 does hits both.  pp128 and pp512 are prompt tokens per second into an empty cache, tg64 decoded
-tokens per second from an empty cache.  A ratio is the median over rounds of rlx / llama.cpp within
+tokens per second from an empty cache, ft128 (--first-token 128) the seconds from the start of a fresh
+process to the end of its first prompt of 128 tokens.  A ratio is the median over rounds of rlx / llama.cpp within
 the round: above 1, rlx is faster.  Build with --release, and llama.cpp with GGML_NATIVE=ON.
 ";
 
@@ -51,6 +52,9 @@ pub struct Args {
     /// Tokens to decode
     #[arg(long, value_name = "N", default_value_t = 64)]
     decode: usize,
+    /// Lengths of first prompts: whole processes are timed that load the file and read one prompt
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
+    first_token: Vec<usize>,
     /// Wait up to this many seconds before each run for the machine to be idle
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     wait: u64,
@@ -100,8 +104,14 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
         for pair in &mut pairs {
             let name = pair.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             one(args, &rlx, rlx_args(args, &pair.file), read_rlx, &mut pair.rlx)?;
+            for n in &args.first_token {
+                first(args, &rlx, rlx_first(args, &pair.file, *n), *n, &mut pair.rlx)?;
+            }
             notes.say(format_args!("round {round} of {}  {name}  rlx        {}", args.rounds, pair.rlx.latest()));
             one(args, &args.llama_bench, llama_args(args, &pair.file), read_llama, &mut pair.llama)?;
+            for n in &args.first_token {
+                first(args, &args.llama_bench, llama_first(args, &pair.file, *n), *n, &mut pair.llama)?;
+            }
             notes.say(format_args!("round {round} of {}  {name}  llama.cpp  {}", args.rounds, pair.llama.latest()));
         }
     }
@@ -153,23 +163,52 @@ fn llama_args(a: &Args, file: &Path) -> Vec<OsString> {
     all.chain(["-m".into(), file.into()]).collect()
 }
 
+fn rlx_first(a: &Args, file: &Path, prompt: usize) -> Vec<OsString> {
+    let words = ["bench", "--json", "--quiet", "--no-warmup", "--decode=0", "--rounds=1"].into_iter().map(OsString::from);
+    let more = [format!("--threads={}", a.threads), format!("--prefill={prompt}")].into_iter().chain(a.rlx_arg.iter().cloned());
+    words.chain(more.map(OsString::from)).chain(["--weights".into(), file.into()]).collect()
+}
+
+fn llama_first(a: &Args, file: &Path, prompt: usize) -> Vec<OsString> {
+    let (threads, prompt) = (a.threads.to_string(), prompt.to_string());
+    let words = ["-t", &threads, "-r", "1", "-p", &prompt, "-n", "0", "--no-warmup"];
+    let all = words.into_iter().map(OsString::from).chain(a.llama_arg.iter().map(OsString::from));
+    all.chain(["-m".into(), file.into()]).collect()
+}
+
+/// Times a whole process up to the end of its first prompt; the figure is how many of them a second would hold.
+fn first(a: &Args, program: &Path, args: Vec<OsString>, prompt: usize, into: &mut Figures) -> anyhow::Result<()> {
+    let started = Instant::now();
+    output(a, program, &args, into)?;
+    into.rates.entry(format!("ft{prompt}")).or_default().push(1.0 / started.elapsed().as_secs_f64().max(1e-9));
+    Ok(())
+}
+
 /// From what a program printed to tokens per second by test; `peak` is bytes of memory.
 type Reader = fn(&str) -> anyhow::Result<Vec<(String, f64)>>;
 
-/// Runs a program once and notes its figures.
-fn one(a: &Args, program: &Path, args: Vec<OsString>, read: Reader, into: &mut Figures) -> anyhow::Result<()> {
+/// Runs a program once; what it printed.
+fn output(a: &Args, program: &Path, args: &[OsString], into: &mut Figures) -> anyhow::Result<String> {
     let busy = machine::quiet(Duration::from_secs(a.wait)).unwrap_or(0.0);
     into.busy = into.busy.max(busy);
-    let shown = || format!("{} {}", program.display(), args.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" "));
-    let child = Command::new(program).args(&args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+    let child = Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
     let done = child.with_context(|| format!("cannot run {}", program.display()))?;
     if !done.status.success() {
         let err = String::from_utf8_lossy(&done.stderr);
         let tail: Vec<&str> = err.lines().rev().take(4).collect();
-        bail!("{}: {}: {}", shown(), done.status, tail.into_iter().rev().collect::<Vec<_>>().join("; "));
+        bail!("{}: {}: {}", shown(program, args), done.status, tail.into_iter().rev().collect::<Vec<_>>().join("; "));
     }
-    let text = String::from_utf8_lossy(&done.stdout);
-    for (test, value) in read(&text).with_context(|| format!("cannot understand what {} printed", shown()))? {
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+fn shown(program: &Path, args: &[OsString]) -> String {
+    format!("{} {}", program.display(), args.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" "))
+}
+
+/// Runs a program once and notes its figures.
+fn one(a: &Args, program: &Path, args: Vec<OsString>, read: Reader, into: &mut Figures) -> anyhow::Result<()> {
+    let text = output(a, program, &args, into)?;
+    for (test, value) in read(&text).with_context(|| format!("cannot understand what {} printed", shown(program, &args)))? {
         if test == "peak" {
             into.peak = into.peak.max(value as u64);
         } else {
@@ -208,13 +247,14 @@ fn read_llama(text: &str) -> anyhow::Result<Vec<(String, f64)>> {
 
 impl Figures {
     fn latest(&self) -> String {
-        self.rates.iter().filter_map(|(k, v)| Some(format!("{k} {}", rate(*v.last()?)))).collect::<Vec<_>>().join("  ")
+        let one = |k: &str, v: f64| if k.starts_with("ft") { format!("{k} {:.2} s", 1.0 / v) } else { format!("{k} {}", rate(v)) };
+        self.rates.iter().filter_map(|(k, v)| Some(one(k, *v.last()?))).collect::<Vec<_>>().join("  ")
     }
 
     fn json(&self) -> Value {
         let of = |v: &Vec<f64>| json!({ "median": median(v), "rounds": v });
         let rates: serde_json::Map<String, Value> = self.rates.iter().map(|(k, v)| (k.clone(), of(v))).collect();
-        json!({ "tokens_per_s": rates, "peak_rss_bytes": (self.peak > 0).then_some(self.peak), "most_busy_before": self.busy })
+        json!({ "per_s": rates, "peak_rss_bytes": (self.peak > 0).then_some(self.peak), "most_busy_before": self.busy })
     }
 }
 
@@ -233,14 +273,18 @@ impl Pair {
 
     fn table(&self, a: &Args) -> String {
         let mut t = format!("{}, {} threads, {} rounds\n", self.file.display(), a.threads, a.rounds);
-        t += &format!("  {:<8} {:>28} {:>28} {:>8}\n", "", "rlx tok/s", "llama.cpp tok/s", "ratio");
-        let spread = |v: &Vec<f64>| {
+        t += &format!("  {:<8} {:>28} {:>28} {:>8}\n", "tok/s", "rlx", "llama.cpp", "ratio");
+        let spread = |test: &str, v: &Vec<f64>| {
             let (low, high) = v.iter().fold((f64::INFINITY, 0.0f64), |(l, h), x| (l.min(*x), h.max(*x)));
+            if test.starts_with("ft") {
+                return format!("{:.2} s ({:.2} to {:.2})", 1.0 / median(v), 1.0 / high, 1.0 / low);
+            }
             format!("{} ({} to {})", rate(median(v)), rate(low), rate(high))
         };
         for test in self.tests() {
             let (rlx, llama) = (&self.rlx.rates[&test], &self.llama.rates[&test]);
-            t += &format!("  {test:<8} {:>28} {:>28} {:>8.2}\n", spread(rlx), spread(llama), self.ratio(&test).unwrap_or(0.0));
+            t +=
+                &format!("  {test:<8} {:>28} {:>28} {:>8.2}\n", spread(&test, rlx), spread(&test, llama), self.ratio(&test).unwrap_or(0.0));
         }
         if self.rlx.peak > 0 {
             t += &format!("  rlx peak memory {}\n", human_bytes(self.rlx.peak));

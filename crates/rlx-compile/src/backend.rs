@@ -68,6 +68,10 @@ pub enum BackendError {
 pub trait Bytes: Send + Sync {
     /// The bytes.
     fn bytes(&self) -> &[u8];
+    /// True when the bytes are a view of a file, which costs no memory of its own to keep.
+    fn is_mapped(&self) -> bool {
+        false
+    }
     /// Says that this range of the bytes has been copied elsewhere and need not stay in memory.
     fn release(&self, range: Range<usize>) {
         let _ = range;

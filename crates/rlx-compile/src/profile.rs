@@ -69,6 +69,18 @@ pub enum Activations {
     Exact,
 }
 
+/// When weights are brought into the layout of the kernels.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Packing {
+    /// While they are in use, some with every run: the first answer starts sooner.
+    #[default]
+    Lazy,
+    /// While they are loaded: every answer is equally fast.
+    Eager,
+}
+
 /// Which vector instructions CPU kernels use.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -99,6 +111,8 @@ pub struct Profile {
     pub kv: KvType,
     /// Whether products with block-quantised weights may quantise activations.
     pub activations: Activations,
+    /// When weights are brought into the layout of the kernels.
+    pub packing: Packing,
     /// Threads; 0 takes one per physical core.
     pub threads: usize,
     /// Vector instructions of CPU kernels.
@@ -202,6 +216,7 @@ impl Default for Profile {
             compute: Compute::F32,
             kv: KvType::F16,
             activations: Activations::Int8,
+            packing: Packing::Lazy,
             threads: 0,
             simd: Simd::Auto,
             kv_block_tokens: 64,

@@ -1,6 +1,7 @@
 //! Any [`Backend`] as a [`Runner`]: lowers, plans, loads and runs each case.
 
 use crate::{RunError, Runner, Running};
+use rlx_compile::backend::Bytes;
 use rlx_compile::{Arg, Backend, Plan, Pool, Program, Ragged, WeightData, WeightSource, lower};
 use rlx_ir::interp::Value;
 use rlx_ir::{Bindings, DType, Graph, Tensor, Type, Weight};
@@ -14,21 +15,38 @@ pub struct OnBackend<'b> {
     pub name: String,
     /// Cache blocks and slots of each case.
     pub pool: Pool,
+    /// Whether weights say that they are views of a file, which a device need not copy at once.
+    pub mapped: bool,
 }
 
 impl<'b> OnBackend<'b> {
     /// A runner with a small pool of cache blocks.
     pub fn new(backend: &'b dyn Backend) -> OnBackend<'b> {
-        OnBackend { name: backend.info().name, backend, pool: Pool { block_tokens: 16, blocks: 64, slots: 16 } }
+        OnBackend { name: backend.info().name, backend, pool: Pool { block_tokens: 16, blocks: 64, slots: 16 }, mapped: false }
     }
 }
 
-struct Loaded<'a>(&'a [Weight]);
+struct Loaded<'a> {
+    weights: &'a [Weight],
+    mapped: bool,
+}
+
+struct View(Vec<u8>);
+
+impl Bytes for View {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+    fn is_mapped(&self) -> bool {
+        true
+    }
+}
 
 impl WeightSource for Loaded<'_> {
     fn weight(&self, name: &str) -> Result<WeightData, String> {
-        let w = self.0.iter().find(|w| &*w.name == name).ok_or("is not a parameter of the case")?;
-        Ok(WeightData { dtype: w.tensor.dtype, shape: w.tensor.shape.clone(), bytes: Arc::new(w.bytes.clone()) })
+        let w = self.weights.iter().find(|w| &*w.name == name).ok_or("is not a parameter of the case")?;
+        let bytes: Arc<dyn Bytes> = if self.mapped { Arc::new(View(w.bytes.clone())) } else { Arc::new(w.bytes.clone()) };
+        Ok(WeightData { dtype: w.tensor.dtype, shape: w.tensor.shape.clone(), bytes })
     }
 }
 
@@ -47,7 +65,7 @@ impl Runner for OnBackend<'_> {
         let failed = |e: &dyn std::fmt::Display| RunError::Failed(e.to_string());
         let (lowered, _) = lower(graph.clone(), self.backend).map_err(|e| RunError::Missing(e.coverage.missing.join("; ")))?;
         let plan = Arc::new(Plan::new(lowered, self.backend));
-        let weights = self.backend.load(&plan, &Loaded(params), &|_, _| {}).map_err(|e| failed(&e))?;
+        let weights = self.backend.load(&plan, &Loaded { weights: params, mapped: self.mapped }, &|_, _| {}).map_err(|e| failed(&e))?;
         let program = self.backend.compile(Arc::clone(&plan), weights, self.pool).map_err(|e| failed(&e))?;
         Ok(Box::new(Run { plan, program, pool: self.pool }))
     }

@@ -6,11 +6,12 @@ use crate::memory::Buffer;
 use crate::simd::Level;
 use crate::steps::{self, ParamUse};
 use crate::team::Team;
-use rlx_compile::backend::{Bytes, Progress, check_args, stored_bytes};
+use crate::weights::{CpuWeights, Held, Packing};
+use rlx_compile::backend::{Progress, check_args, stored_bytes};
 use rlx_compile::{Arg, Backend, BackendError, DeviceInfo, Layout, Plan, Pool, Program, WeightSource, Weights};
 use rlx_ir::ops::Op;
 use rlx_ir::{Bindings, Graph, Node, Type};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How to use this processor.
@@ -22,6 +23,8 @@ pub struct Options {
     pub level: Option<Level>,
     /// Whether matrix products may quantise activations.
     pub exact: bool,
+    /// Whether weights are packed while loading rather than while they are in use.
+    pub eager: bool,
 }
 
 /// The CPU.
@@ -29,6 +32,7 @@ pub struct Cpu {
     level: Level,
     mode: Mode,
     threads: usize,
+    eager: bool,
     team: Arc<Mutex<Team>>,
 }
 
@@ -43,7 +47,7 @@ impl Cpu {
         let threads = if options.threads == 0 { physical_cores() } else { options.threads };
         let team = Team::new(threads).map_err(|e| BackendError::Call(format!("cannot start {threads} threads: {e}")))?;
         let mode = if options.exact { Mode::Exact } else { Mode::Fast };
-        Ok(Cpu { level, mode, threads, team: Arc::new(Mutex::new(team)) })
+        Ok(Cpu { level, mode, threads, eager: options.eager, team: Arc::new(Mutex::new(team)) })
     }
 
     /// The instruction set in use.
@@ -54,94 +58,6 @@ impl Cpu {
     /// The number of threads.
     pub fn threads(&self) -> usize {
         self.threads
-    }
-}
-
-/// One parameter in memory.
-enum Held {
-    /// The source's bytes, in place.
-    Mapped(Arc<dyn Bytes>),
-    /// A copy, packed or not.
-    Own(Buffer),
-}
-
-impl Held {
-    fn ptr(&self) -> *const u8 {
-        match self {
-            Held::Mapped(b) => b.bytes().as_ptr(),
-            Held::Own(b) => b.ptr(),
-        }
-    }
-}
-
-struct CpuWeights {
-    params: Vec<(Arc<str>, Held)>,
-    held: u64,
-    mapped: u64,
-}
-
-impl Weights for CpuWeights {
-    fn held_bytes(&self) -> u64 {
-        self.held
-    }
-    fn mapped_bytes(&self) -> u64 {
-        self.mapped
-    }
-    fn as_any(&self) -> &dyn std::any::Any {
-        self
-    }
-}
-
-/// Bytes of packed weight one thread makes between looks at the progress.
-const PACK_BYTES: usize = 1 << 20;
-
-impl Cpu {
-    /// Packs `count` matrices, one after the other, on all threads.
-    ///
-    /// What has been packed is released at once, so that loading a large matrix never holds it twice.
-    fn pack(&self, m: &Matmul, count: usize, data: &dyn Bytes, step: &(dyn Fn(u64) + Sync)) -> Buffer {
-        let src = data.bytes();
-        let out = Buffer::zeroed(count * m.bytes());
-        let next = AtomicUsize::new(0);
-        let groups = (PACK_BYTES / m.group_bytes().max(1)).max(1);
-        let (base, pieces, stored) = (AddressOf(out.ptr()), m.n_groups().div_ceil(groups), src.len() / count.max(1));
-        let work = || {
-            loop {
-                let piece = next.fetch_add(1, Ordering::Relaxed);
-                if piece >= count * pieces {
-                    return;
-                }
-                let (matrix, first) = (piece / pieces, piece % pieces * groups);
-                let range = first..(first + groups).min(m.n_groups());
-                let bytes = m.group_bytes();
-                let at = matrix * m.bytes() + first * bytes;
-                // SAFETY: pieces handed out by the counter are disjoint and inside the buffer.
-                let dst = unsafe { std::slice::from_raw_parts_mut(base.get().add(at), range.len() * bytes) };
-                m.pack(&src[matrix * stored..(matrix + 1) * stored], range.clone(), dst);
-                let rows = m.stored_range(range.clone());
-                data.release(matrix * stored + rows.start..matrix * stored + rows.end);
-                step((range.len() * bytes) as u64);
-            }
-        };
-        if count * pieces <= 1 {
-            work();
-        } else {
-            std::thread::scope(|s| {
-                (1..self.threads).for_each(|_| drop(s.spawn(work)));
-                work();
-            });
-        }
-        out
-    }
-}
-
-#[derive(Clone, Copy)]
-struct AddressOf(*mut u8);
-// SAFETY: only disjoint ranges are written through it.
-unsafe impl Sync for AddressOf {}
-impl AddressOf {
-    fn get(self) -> *mut u8 {
-        self.0
     }
 }
 
@@ -175,7 +91,8 @@ impl Backend for Cpu {
         let g = &plan.graph;
         let total = (0..g.params.len()).map(|i| stored_bytes(g, i)).sum::<Result<u64, _>>()?;
         let done = AtomicU64::new(0);
-        let mut w = CpuWeights { params: vec![], held: 0, mapped: 0 };
+        let mut team = self.team.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut w = CpuWeights::default();
         for (i, p) in g.params.iter().enumerate() {
             let bad = |why: String| BackendError::Weight { name: p.name.to_string(), why };
             let data = source.weight(&p.name).map_err(bad)?;
@@ -197,13 +114,19 @@ impl Backend for Cpu {
                 }
                 ParamUse::Matrices(count, m) if !m.is_raw() => {
                     let packed = (count * m.bytes()) as u64;
-                    let step = |n: u64| {
-                        let at = done.fetch_add(n * want / packed.max(1), Ordering::Relaxed);
-                        progress(at.min(total), total);
-                    };
-                    let own = self.pack(&m, count, &*data.bytes, &step);
                     w.held += packed;
-                    Held::Own(own)
+                    let packing = Packing::new(m, count, data.bytes.clone());
+                    // Memory that only this copy keeps alive is freed by packing.
+                    if self.eager || !data.bytes.is_mapped() {
+                        let step = |n: u64| {
+                            let at = done.fetch_add(n * want / packed.max(1), Ordering::Relaxed);
+                            progress(at.min(total), total);
+                        };
+                        Held::Own(packing.finish(&mut team, &step))
+                    } else {
+                        w.later += packed;
+                        Held::Packing(packing)
+                    }
                 }
                 _ if (bytes.as_ptr() as usize).is_multiple_of(data.dtype.size().unwrap_or(2)) => {
                     w.mapped += want;
@@ -226,10 +149,9 @@ impl Backend for Cpu {
     }
 
     fn compile(&self, plan: Arc<Plan>, weights: Arc<dyn Weights>, pool: Pool) -> Result<Box<dyn Program>, BackendError> {
-        let own = weights.as_any().downcast_ref::<CpuWeights>();
-        let own = own.ok_or_else(|| BackendError::Call("these weights were loaded for another device".into()))?;
+        let own = cpu_weights(&weights)?;
         let g = &plan.graph;
-        let find = |name: &Arc<str>| own.params.iter().find(|p| p.0 == *name).map(|p| p.1.ptr());
+        let find = |name: &Arc<str>| own.params.iter().position(|p| p.0 == *name);
         let params = g.params.iter().map(|p| {
             find(&p.name).ok_or_else(|| BackendError::Weight { name: p.name.to_string(), why: "was not loaded with these weights".into() })
         });
@@ -251,12 +173,12 @@ impl Backend for Cpu {
         });
         let states = states.collect::<Result<Vec<_>, BackendError>>()?;
         Ok(Box::new(CpuProgram {
-            backend: Cpu { level: self.level, mode: self.mode, threads: self.threads, team: Arc::clone(&self.team) },
+            backend: Cpu { team: Arc::clone(&self.team), ..*self },
             state_ptrs: states.iter().map(Buffer::ptr).collect(),
             plan,
             phases,
             params,
-            _weights: weights,
+            weights,
             states,
             pool,
             arena: Buffer::zeroed(0),
@@ -289,6 +211,11 @@ fn total_memory() -> Option<u64> {
     }
 }
 
+fn cpu_weights(weights: &Arc<dyn Weights>) -> Result<&CpuWeights, BackendError> {
+    let own = weights.as_any().downcast_ref::<CpuWeights>();
+    own.ok_or_else(|| BackendError::Call("these weights were loaded for another device".into()))
+}
+
 /// Layouts kept for bindings seen lately.
 const LAYOUTS: usize = 32;
 
@@ -296,9 +223,9 @@ struct CpuProgram {
     backend: Cpu,
     plan: Arc<Plan>,
     phases: Vec<Vec<Box<dyn Step>>>,
-    params: Vec<*const u8>,
-    /// Keeps `params` alive.
-    _weights: Arc<dyn Weights>,
+    /// Which of the weights each parameter is.
+    params: Vec<usize>,
+    weights: Arc<dyn Weights>,
     states: Vec<Buffer>,
     state_ptrs: Vec<*mut u8>,
     pool: Pool,
@@ -309,7 +236,7 @@ struct CpuProgram {
     last: Option<usize>,
 }
 
-// SAFETY: the raw pointers are into `_weights` and `states`, which the program owns.
+// SAFETY: the raw pointers are into `states`, which the program owns.
 unsafe impl Send for CpuProgram {}
 
 impl CpuProgram {
@@ -336,12 +263,14 @@ impl Program for CpuProgram {
             self.arena = Buffer::zeroed(0);
             self.arena = Buffer::zeroed(bytes);
         }
+        let weights = cpu_weights(&self.weights)?;
         let mistake = Mutex::new(None);
         let frame = Frame {
             plan: &self.plan,
             layout: &self.layouts[at].1,
             arena: self.arena.ptr(),
             args,
+            weights,
             params: &self.params,
             states: &self.state_ptrs,
             pool: self.pool,
@@ -350,6 +279,7 @@ impl Program for CpuProgram {
         };
         let phases = &self.phases;
         let mut team = self.backend.team.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = weights.use_in_run(&mut team);
         team.run(&|w, barrier| {
             for steps in phases {
                 let stages = steps.iter().map(|s| s.stages()).max().unwrap_or(0);
@@ -359,6 +289,7 @@ impl Program for CpuProgram {
                 }
             }
         });
+        drop(used);
         drop(team);
         if let Some(why) = mistake.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(BackendError::Value { op: self.plan.graph.name.clone(), why });

@@ -1,6 +1,7 @@
 //! What a step sees while it runs: addresses of values, the segments, the thread.
 
 use crate::team::Worker;
+use crate::weights::{CpuWeights, Held, Matrices};
 use rlx_compile::{Arg, Layout, Plan, Pool, Ragged, Root, Slot};
 use rlx_ir::ValueId;
 use std::sync::Mutex;
@@ -11,8 +12,9 @@ pub(crate) struct Frame<'a> {
     pub layout: &'a Layout,
     pub arena: *mut u8,
     pub args: &'a [Arg<'a>],
-    /// First byte of each parameter as stored (raw) or packed.
-    pub params: &'a [*const u8],
+    pub weights: &'a CpuWeights,
+    /// Which of the weights each parameter is.
+    pub params: &'a [usize],
     /// First byte of each state.
     pub states: &'a [*mut u8],
     pub pool: Pool,
@@ -46,11 +48,24 @@ impl<'a> Frame<'a> {
                 Arg::Tensor(b) => b.as_ptr().cast_mut(),
                 Arg::Segments(_) => std::ptr::null_mut(),
             },
-            Some(Root::Param(i)) => self.params[i as usize].cast_mut(),
+            Some(Root::Param(i)) => self.held(i).ptr().cast_mut(),
             Some(Root::State(i)) => self.states[i as usize],
             None => std::ptr::null_mut(),
         };
         base.wrapping_add(offset)
+    }
+
+    fn held(&self, param: u32) -> &'a Held {
+        &self.weights.params[self.params[param as usize]].1
+    }
+
+    /// A weight, or activations, as matrices.
+    pub fn matrices(&self, v: ValueId) -> Matrices<'a> {
+        let unpacked = match self.plan.places[v.index()].as_ref().map(|p| p.root) {
+            Some(Root::Param(i)) => self.held(i).unpacked(),
+            _ => None,
+        };
+        Matrices { ptr: self.ptr(v), unpacked }
     }
 
     pub fn view(&self, v: ValueId) -> View<'a> {

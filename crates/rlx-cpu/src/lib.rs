@@ -12,6 +12,7 @@ pub mod memory;
 pub mod simd;
 mod steps;
 pub mod team;
+mod weights;
 
 pub use backend::{Cpu, Options};
 pub use simd::Level;

@@ -8,9 +8,9 @@ use rlx_cpu::{Cpu, Options};
 
 fn check(exact: bool, threads: usize) {
     for level in levels() {
-        let cpu = Cpu::new(Options { threads, level: Some(level), exact }).unwrap();
-        for seed in [1, 2] {
-            conform(&mut OnBackend::new(&cpu), seed).assert_ok();
+        let cpu = Cpu::new(Options { threads, level: Some(level), exact, ..Options::default() }).unwrap();
+        for (seed, mapped) in [(1, false), (2, true)] {
+            conform(&mut OnBackend { mapped, ..OnBackend::new(&cpu) }, seed).assert_ok();
         }
     }
 }

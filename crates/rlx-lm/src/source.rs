@@ -24,6 +24,9 @@ impl Bytes for Tensor {
     fn bytes(&self) -> &[u8] {
         &self.0
     }
+    fn is_mapped(&self) -> bool {
+        self.0.is_mapped()
+    }
     fn release(&self, range: Range<usize>) {
         self.0.release(range);
     }

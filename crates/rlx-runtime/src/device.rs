@@ -78,7 +78,7 @@ impl Device {
 
 #[cfg(feature = "cpu")]
 fn cpu(profile: &Profile) -> Result<Arc<dyn Backend>, DeviceError> {
-    use rlx_compile::profile::{Activations, Simd};
+    use rlx_compile::profile::{Activations, Packing, Simd};
     use rlx_cpu::{Cpu, Level};
     let level = match profile.simd {
         Simd::Auto => None,
@@ -88,7 +88,8 @@ fn cpu(profile: &Profile) -> Result<Arc<dyn Backend>, DeviceError> {
         _ => Some(Level::Neon),
     };
     let exact = profile.activations == Activations::Exact;
-    Ok(Arc::new(Cpu::new(rlx_cpu::Options { threads: profile.threads, level, exact })?))
+    let eager = profile.packing == Packing::Eager;
+    Ok(Arc::new(Cpu::new(rlx_cpu::Options { threads: profile.threads, level, exact, eager })?))
 }
 
 #[cfg(not(feature = "cpu"))]

@@ -211,6 +211,14 @@ impl Matmul {
         }
     }
 
+    /// Dequantises row `row` of the weight as the file stores it, as [`Matmul::unpack_row`] does of one in memory.
+    ///
+    /// # Panics
+    /// When a length does not fit.
+    pub fn widen_row(&self, stored: &[u8], row: usize, out: &mut [f32]) {
+        Matmul { layout: Layout::Raw, ..*self }.unpack_row(stored, row, out);
+    }
+
     /// Computes the output columns of `groups` for all `m` rows of activations.
     ///
     /// `w`: the whole weight in memory. `x`: the activations, `m` rows of `k`; read where the form is
@@ -235,20 +243,52 @@ impl Matmul {
                 unsafe { dense::run(self.level, self.ty, w, x, m, self.k, rows, y) }
             }
             layout => {
-                let spec = self.activation();
-                assert!(act.len() >= spec.bytes(m), "{} bytes of prepared activations, not {}", act.len(), spec.bytes(m));
-                let job = quant::Job {
-                    w: w.as_ptr(),
-                    group_bytes: self.group_bytes(),
-                    header_bytes: layout.header_bytes(self.level.lanes(), self.k),
-                    n_blocks: self.k / layout.block_len(),
-                    n: self.n,
-                    act: act.as_ptr(),
-                    y,
-                };
-                // SAFETY: the lengths are checked above; `y` is the caller's promise.
+                let job = self.job(layout, w, act, m, y);
+                // SAFETY: the lengths are checked; `y` is the caller's promise.
                 unsafe { quant::run(self.level, layout, job, m, groups) }
             }
+        }
+    }
+
+    /// Bytes of working memory of [`Matmul::run_stored`].
+    pub fn room_bytes(&self) -> usize {
+        if self.is_raw() { 0 } else { (quant::WEIGHT_BLOCK_BYTES / self.group_bytes().max(1)).max(1) * self.group_bytes() }
+    }
+
+    /// As [`Matmul::run`], to the last bit, with the weight as the file stores it: groups are packed as they are
+    /// multiplied, into `room` of [`Matmul::room_bytes`].
+    ///
+    /// # Safety
+    /// As there.
+    ///
+    /// # Panics
+    /// When a slice is too short, or the weight [is used in place](Matmul::is_raw).
+    pub unsafe fn run_stored(&self, stored: &[u8], act: &[u8], m: usize, groups: Range<usize>, y: Output, room: &mut [u8]) {
+        assert!(groups.end <= self.n_groups(), "group {} of {}", groups.end, self.n_groups());
+        let lanes = self.level.lanes();
+        for first in groups.clone().step_by((self.room_bytes() / self.group_bytes()).max(1)) {
+            let some = first..(first + self.room_bytes() / self.group_bytes()).min(groups.end);
+            let packed = &mut room[..some.len() * self.group_bytes()];
+            self.pack(stored, some.clone(), packed);
+            // What is packed here is a weight of its own, with its columns further right.
+            let part = Matmul { n: self.n.min(some.end * lanes) - first * lanes, ..*self };
+            // SAFETY: the caller's promise.
+            unsafe { part.run(packed, &[], act, m, 0..some.len(), Output { col: y.col + first * lanes, ..y }) }
+        }
+    }
+
+    /// A product's operands, lengths checked.
+    fn job(&self, layout: Layout, w: &[u8], act: &[u8], m: usize, y: Output) -> quant::Job {
+        let spec = self.activation();
+        assert!(act.len() >= spec.bytes(m), "{} bytes of prepared activations, not {}", act.len(), spec.bytes(m));
+        quant::Job {
+            w: w.as_ptr(),
+            group_bytes: self.group_bytes(),
+            header_bytes: layout.header_bytes(self.level.lanes(), self.k),
+            n_blocks: self.k / layout.block_len(),
+            n: self.n,
+            act: act.as_ptr(),
+            y,
         }
     }
 }

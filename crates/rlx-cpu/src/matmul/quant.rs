@@ -13,7 +13,7 @@ use std::ops::Range;
 /// Bytes of prepared activations that are multiplied with all row groups before the next rows' turn.
 const ACT_BLOCK_BYTES: usize = 256 << 10;
 /// Bytes of weights that are multiplied with all tiles of such a block before the next weights' turn.
-const WEIGHT_BLOCK_BYTES: usize = 128 << 10;
+pub(super) const WEIGHT_BLOCK_BYTES: usize = 128 << 10;
 
 /// A product's operands, checked by the caller.
 #[derive(Clone, Copy)]

@@ -160,8 +160,8 @@ impl Step for GatherStep {
             unsafe {
                 match (&self.weight, self.cast) {
                     (Some(m), _) => {
-                        let data = std::slice::from_raw_parts(table.ptr, m.bytes());
-                        m.unpack_row(data, row, std::slice::from_raw_parts_mut(y.ptr.cast::<f32>().add(i * width), width));
+                        let out = std::slice::from_raw_parts_mut(y.ptr.cast::<f32>().add(i * width), width);
+                        f.matrices(self.table).row(m, row, out);
                     }
                     (None, Some((from, to))) => {
                         (0..width).for_each(|j| set(&y, to, i * width + j, number(&table, from, row * width + j)));

@@ -46,9 +46,14 @@ fn places(forms: &[ActSpec], m: usize) -> (SmallVec<[usize; 5]>, usize) {
     (starts, at)
 }
 
-/// Scratch bytes for `m` rows.
-pub(crate) fn scratch<'a>(weights: impl Iterator<Item = &'a Matmul>, m: usize) -> usize {
-    places(&forms(weights), m).1
+/// Bytes of each thread's room for groups that are packed as they are multiplied.
+fn room<'a>(weights: impl Iterator<Item = &'a Matmul>) -> usize {
+    weights.map(Matmul::room_bytes).max().unwrap_or(0).next_multiple_of(64)
+}
+
+/// Scratch bytes for `m` rows: the forms, then the threads' rooms.
+pub(crate) fn scratch<'a>(weights: impl Iterator<Item = &'a Matmul> + Clone, m: usize, threads: usize) -> usize {
+    places(&forms(weights.clone()), m).1 + threads * room(weights)
 }
 
 impl LinearStep {
@@ -68,7 +73,8 @@ impl Step for LinearStep {
         let forms = forms(self.weights.iter().map(|w| &w.1));
         let (starts, total) = places(&forms, m);
         let (scratch, len) = f.scratch(self.node.index());
-        debug_assert!(total <= len);
+        let room = room(self.weights.iter().map(|w| &w.1));
+        debug_assert!(total + w.nth * room <= len);
         // SAFETY: x is dense and complete since an earlier phase.
         let x = unsafe { f.dense::<f32>(self.x) };
         if stage + 1 < self.stages() {
@@ -78,6 +84,8 @@ impl Step for LinearStep {
             }
             return;
         }
+        // SAFETY: scratch memory has a room for each thread.
+        let room = unsafe { std::slice::from_raw_parts_mut(scratch.add(total + w.ith * room), room) };
         let y = f.ptr(self.y).cast::<f32>();
         let stride: usize = self.weights.iter().map(|w| w.1.n()).sum();
         let mut col = 0;
@@ -91,8 +99,7 @@ impl Step for LinearStep {
             let groups = mm.share(w.ith, w.nth);
             // SAFETY: weights are complete; these output columns belong to this thread alone.
             unsafe {
-                let data = std::slice::from_raw_parts(f.ptr(*v), mm.bytes());
-                mm.run(data, x, act, m, groups.clone(), Output { ptr: y, stride, col });
+                f.matrices(*v).multiply(mm, 0, x, act, m, groups.clone(), Output { ptr: y, stride, col }, room);
                 let cols = groups.start * mm.group_rows()..(groups.end * mm.group_rows()).min(mm.n());
                 self.epilogue(f, y, stride, col + cols.start..col + cols.end, m);
             }

@@ -232,7 +232,7 @@ pub(crate) fn scratch(g: &Graph, n: &Node, dims: &Bindings, mode: Mode, level: L
     Ok(match &n.op {
         Op::Linear(_) => {
             let weights = linear_weights(g, n, mode, level);
-            linear::scratch(weights.iter().map(|w| &w.1), numel(ins[0])? / last(ins[0])?.max(1))
+            linear::scratch(weights.iter().map(|w| &w.1), numel(ins[0])? / last(ins[0])?.max(1), threads)
         }
         Op::Matmul(_) => 4 * numel(ins[1])?,
         Op::Attention(a) if a.ragged => {

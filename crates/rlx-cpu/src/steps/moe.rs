@@ -111,20 +111,23 @@ struct Room {
     out: usize,
     /// u32 `[threads][2][E+1]`: each thread's counters.
     counters: usize,
+    /// `[threads]`: groups that are packed as they are multiplied.
+    packed: usize,
 }
 
 /// Places, for `r` choices.
-fn room(each: &Matmul, r: usize) -> Room {
+fn room(each: &Matmul, experts: usize, r: usize, threads: usize) -> Room {
     let order = 0;
     let rows = (order + 4 * r).next_multiple_of(64);
     let act = each.activation().bytes(r);
     let out = (rows + if act == 0 { 4 * r * each.k() } else { act }).next_multiple_of(64);
-    Room { order, rows, out, counters: (out + 4 * r * each.n()).next_multiple_of(64) }
+    let counters = (out + 4 * r * each.n()).next_multiple_of(64);
+    Room { order, rows, out, counters, packed: (counters + threads * 8 * (experts + 1)).next_multiple_of(64) }
 }
 
 /// Bytes of scratch for `r` choices.
 pub(crate) fn expert_scratch(each: &Matmul, experts: usize, r: usize, threads: usize) -> usize {
-    room(each, r).counters + threads * 8 * (experts + 1)
+    room(each, experts, r, threads).packed + threads * each.room_bytes().next_multiple_of(64)
 }
 
 /// Work on an expert beside that on its rows, in rows: bringing its weights from memory.
@@ -191,8 +194,11 @@ impl ExpertStep {
     /// Stage 0 is complete.
     unsafe fn multiply(&self, f: &Frame<'_>, scratch: *mut u8, room: &Room, starts: &[u32], r: usize, w: Worker) {
         let (mm, n, k) = (&self.each, self.each.n(), self.each.k());
-        let (y, weight, spec) = (f.ptr(self.y).cast::<f32>(), f.ptr(self.weight), mm.activation());
+        let (y, weight, spec) = (f.ptr(self.y).cast::<f32>(), f.matrices(self.weight), mm.activation());
         let bias = self.bias.map(|(v, d)| Wide::new(f, v, d));
+        let size = mm.room_bytes();
+        // SAFETY: scratch memory has room for each thread.
+        let packed = unsafe { std::slice::from_raw_parts_mut(scratch.add(room.packed + w.ith * size.next_multiple_of(64)), size) };
         // SAFETY: stage 0 filled the order.
         let order = unsafe { std::slice::from_raw_parts(scratch.add(room.order).cast::<u32>(), r) };
         let chosen = || starts.windows(2).enumerate().filter(|(_, s)| s[1] > s[0]).map(|(e, s)| (e, s[0] as usize..s[1] as usize));
@@ -209,7 +215,6 @@ impl ExpertStep {
             let cols = groups.start * mm.group_rows()..(groups.end * mm.group_rows()).min(n);
             // SAFETY: the matrix is complete; these columns of these rows are this thread's.
             unsafe {
-                let data = std::slice::from_raw_parts(weight.add(e * mm.bytes()), mm.bytes());
                 let (x, act): (&[f32], &[u8]) = match spec.bytes(1) {
                     0 => (std::slice::from_raw_parts(scratch.add(room.rows).cast::<f32>().add(rows.start * k), m * k), &[]),
                     bytes => (&[], std::slice::from_raw_parts(scratch.add(room.rows + rows.start * bytes), m * bytes)),
@@ -217,7 +222,7 @@ impl ExpertStep {
                 // A single row goes straight to its place.
                 let out =
                     if m == 1 { y.add(order[rows.start] as usize * n) } else { scratch.add(room.out).cast::<f32>().add(rows.start * n) };
-                mm.run(data, x, act, m, groups, Output { ptr: out, stride: n, col: 0 });
+                weight.multiply(mm, e, x, act, m, groups, Output { ptr: out, stride: n, col: 0 }, packed);
                 for (i, at) in order[rows].iter().enumerate() {
                     let to = std::slice::from_raw_parts_mut(y.add(*at as usize * n + cols.start), cols.len());
                     if m > 1 {
@@ -240,7 +245,7 @@ impl Step for ExpertStep {
     fn run(&self, f: &Frame<'_>, stage: usize, w: Worker) {
         let r: usize = f.slot(self.ids.0).shape.iter().product();
         let (scratch, len) = f.scratch(self.node.index());
-        let room = room(&self.each, r);
+        let room = room(&self.each, self.experts, r, w.nth);
         debug_assert!(expert_scratch(&self.each, self.experts, r, w.nth) <= len);
         if r == 0 {
             return;

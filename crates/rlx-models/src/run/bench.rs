@@ -17,7 +17,9 @@ Examples:
 
 Prefill feeds that many tokens to an empty cache; decoding makes that many from an empty cache.
 Figures are medians over the rounds, after one round that does not count; tokens are arbitrary and
-nothing is sampled.  Load time is one load, with whatever the system has cached of the file.
+nothing is sampled.  Load time is one load, with whatever the system has cached of the file.  Weights
+are packed while loading (packing=eager), so that every round finds them alike; --no-warmup measures
+what a first prompt meets instead.
 ";
 
 /// Measure load time, prefill and decode tokens per second, and peak memory
@@ -35,6 +37,9 @@ struct Args {
     /// How often to measure each
     #[arg(long, short, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Count the first round too, and pack weights when the profile says
+    #[arg(long)]
+    no_warmup: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -68,6 +73,10 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     tests.retain(|t| t.tokens > 0);
     let longest = tests.iter().map(|t| t.tokens).max().unwrap_or(1);
     args.model.max_seq = args.model.max_seq.or(u32::try_from(longest).ok());
+    if !args.no_warmup {
+        // In front, where what the command line says overrides it.
+        args.model.device.set.insert(0, "packing=eager".into());
+    }
 
     let entry = families::at(args.model.weights()?, &args.model.load_opts())?;
     let started = Instant::now();
@@ -76,11 +85,12 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
 
     let notes = Notes::new(args.quiet);
     let bar = notes.tokens_bar("measure");
-    let rounds = u64::from(args.rounds) + 1;
+    let uncounted = u64::from(!args.no_warmup);
+    let rounds = u64::from(args.rounds) + uncounted;
     for round in 0..rounds {
         for t in &mut tests {
             let seconds = measure(&mut runner, t)?;
-            if round > 0 {
+            if round >= uncounted {
                 t.rates.push(t.tokens as f64 / seconds);
             }
         }
