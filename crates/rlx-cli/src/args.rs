@@ -86,7 +86,7 @@ pub struct ModelArgs {
     #[arg(long, short, value_name = "PATH")]
     pub weights: Option<PathBuf>,
     /// Which of a directory's GGUF files to take, by quantisation
-    #[arg(long, value_name = "NAME", default_value = "Q4_K_M")]
+    #[arg(long, alias = "prefer", value_name = "NAME", default_value = "Q4_K_M")]
     pub prefer_quant: String,
     /// Which of a directory's GGUF files to take, counted from 0 in the order of names
     #[arg(long, value_name = "N")]

@@ -36,7 +36,7 @@ pub use index::{MAX_INDEX_BYTES, MAX_SHARDS};
 pub use map::{Mapping, TensorData};
 pub use opts::{Access, LoadOpts, ResolveWeightsOptions, ResolvedWeights, WeightFormat};
 pub use packed::Quantization;
-pub use resolve::resolve_weights;
+pub use resolve::{gguf_files, resolve_weights};
 pub use safetensors::{MAX_DIMS, MAX_HEADER_BYTES, MAX_NAME_BYTES};
 pub use tensor::{StoredType, TensorMeta, TensorView};
 

@@ -57,14 +57,9 @@ pub fn resolve_weights(path: impl AsRef<Path>, opts: &ResolveWeightsOptions) -> 
 }
 
 fn directory(dir: &Path, opts: &ResolveWeightsOptions) -> Result<ResolvedWeights, WeightsError> {
-    let io = |source| WeightsError::Io { file: dir.into(), source };
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(io)?.take(MAX_ENTRIES) {
-        names.extend(entry.map_err(io)?.file_name().into_string().ok());
-    }
-    names.sort_unstable();
+    let names = names(dir)?;
     let has = |name: &str| names.iter().any(|n| n == name);
-    let ggufs: Vec<&str> = names.iter().map(String::as_str).filter(|n| has_extension(n, "gguf")).collect();
+    let ggufs = ggufs(&names);
     if opts.gguf_index.is_some() && !ggufs.is_empty() {
         return choose(dir, &ggufs, opts);
     }
@@ -83,6 +78,37 @@ fn directory(dir: &Path, opts: &ResolveWeightsOptions) -> Result<ResolvedWeights
         [] if custom::any() => registered(dir, names),
         _ => Err(WeightsError::NotFound { path: dir.into(), expected: EXPECTED, found: names }),
     }
+}
+
+/// The names in a directory, sorted.
+fn names(dir: &Path) -> Result<Vec<String>, WeightsError> {
+    let io = |source| WeightsError::Io { file: dir.into(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io)?.take(MAX_ENTRIES) {
+        names.extend(entry.map_err(io)?.file_name().into_string().ok());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn ggufs(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).filter(|n| has_extension(n, "gguf")).collect()
+}
+
+/// The GGUF files of a directory as [`ResolveWeightsOptions::gguf_index`] counts them: sorted, split files by their
+/// first part.
+///
+/// # Errors
+/// [`WeightsError::Io`].
+pub fn gguf_files(dir: &Path) -> Result<Vec<String>, WeightsError> {
+    let names = names(dir)?;
+    Ok(first_parts(&ggufs(&names)).into_iter().map(str::to_owned).collect())
+}
+
+/// Whole files and the first parts of split ones; of later parts alone the first, whose reader says which are missing.
+fn first_parts<'n>(names: &[&'n str]) -> Vec<&'n str> {
+    let whole: Vec<&str> = names.iter().copied().filter(|n| part_number(n).is_none_or(|p| p == 1)).collect();
+    if whole.is_empty() { names.iter().copied().take(1).collect() } else { whole }
 }
 
 /// The one file of a directory that a registered format takes.
@@ -106,11 +132,7 @@ fn registered(dir: &Path, names: Vec<String>) -> Result<ResolvedWeights, Weights
 /// Chooses among the GGUF files of a directory.  The parts of a split file count as one, by their first; projector
 /// files (`mmproj…`) are taken only by index or when alone.
 fn choose(dir: &Path, names: &[&str], opts: &ResolveWeightsOptions) -> Result<ResolvedWeights, WeightsError> {
-    let mut whole: Vec<&str> = names.iter().copied().filter(|n| part_number(n).is_none_or(|p| p == 1)).collect();
-    if whole.is_empty() {
-        // Only later parts: the reader then says which are missing.
-        whole = names.iter().copied().take(1).collect();
-    }
+    let whole = first_parts(names);
     let ambiguous = |why: String| {
         let candidates = whole.iter().map(|n| (*n).to_owned()).collect();
         Err(WeightsError::Ambiguous { dir: dir.into(), why, candidates })

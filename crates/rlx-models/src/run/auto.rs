@@ -17,7 +17,7 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     let path = path.ok_or_else(|| Usage(format!("name the weights first: {program} WEIGHTS [FLAGS]")))?;
     // What is wrong with these flags, the family's program will say.
     let mut opts = LoadOpts::default();
-    if let Some(name) = value(&args, &["--prefer-quant"]).and_then(|v| v.into_string().ok()) {
+    if let Some(name) = value(&args, &["--prefer-quant", "--prefer"]).and_then(|v| v.into_string().ok()) {
         opts = opts.prefer_quant(name);
     }
     if let Some(i) = value(&args, &["--gguf-index"]).and_then(|v| v.to_str()?.parse().ok()) {

@@ -53,7 +53,7 @@ struct Args {
     #[arg(long)]
     json: bool,
     /// Which of several GGUF files to look at, by quantisation
-    #[arg(long, value_name = "NAME", default_value = "Q4_K_M")]
+    #[arg(long, alias = "prefer", value_name = "NAME", default_value = "Q4_K_M")]
     prefer_quant: String,
 }
 
@@ -69,9 +69,7 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
         let why = "is no file or directory here; checkpoints of the Hub are judged once they have been downloaded";
         return Err(Usage(format!("{} {why}", path.display())).into());
     }
-    let outline = Outline::open(path, &opts).with_context(|| "it cannot be judged")?;
-    let mut report = Report::of(outline);
-    report.try_plan(path, &opts)?;
+    let report = Report::at(path, &opts)?;
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{:#}", report.json())?;
@@ -82,13 +80,21 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
 }
 
 /// An outline, its judgement, and what planning a run said.
-struct Report {
+pub(super) struct Report {
     outline: Outline,
-    judgement: Judgement,
-    memory: Option<u64>,
+    pub judgement: Judgement,
+    /// Bytes that a run with the default context takes, where it can run.
+    pub memory: Option<u64>,
 }
 
 impl Report {
+    /// Of a file or directory.
+    pub fn at(path: &Path, opts: &LoadOpts) -> anyhow::Result<Report> {
+        let mut report = Report::of(Outline::open(path, opts).context("it cannot be judged")?);
+        report.try_plan(path, opts)?;
+        Ok(report)
+    }
+
     fn of(outline: Outline) -> Report {
         let families: Vec<&'static dyn LmFamily> = families::all().iter().map(|e| e.family).collect();
         let judgement = judge(&outline, &families);
@@ -125,8 +131,13 @@ impl Report {
     }
 
     fn command(&self) -> Option<String> {
+        self.command_for(&self.outline.place)
+    }
+
+    /// How to run it, where it lies at `place`.
+    pub fn command_for(&self, place: &str) -> Option<String> {
         match self.judgement.verdict {
-            Verdict::Supported { program, .. } => Some(format!("{program} {}", quoted(&self.outline.place))),
+            Verdict::Supported { program, .. } => Some(format!("{program} {}", quoted(place))),
             _ => None,
         }
     }
@@ -217,7 +228,7 @@ fn quoted(path: &str) -> String {
 }
 
 /// Text from anywhere, safe for a terminal and on one line.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 

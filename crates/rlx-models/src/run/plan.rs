@@ -58,7 +58,7 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
 }
 
 /// A plan with what it is a plan of.
-pub(super) struct Planned {
+struct Planned {
     path: String,
     family: &'static str,
     parameters: u64,
@@ -70,7 +70,7 @@ pub(super) struct Planned {
 }
 
 impl Planned {
-    pub fn of(model: &ModelArgs) -> anyhow::Result<Planned> {
+    fn of(model: &ModelArgs) -> anyhow::Result<Planned> {
         let checkpoint = open_with(model.load_opts(), model.weights()?)?;
         let entry = families::of(&checkpoint)?;
         let builder = model.builder(entry.family)?;
@@ -88,8 +88,8 @@ impl Planned {
         })
     }
 
-    pub fn json(&self) -> Value {
-        let rows: Vec<Value> = self.table.iter().map(|(n, m)| json!({ "tokens": n, "memory": memory(m) })).collect();
+    fn json(&self) -> Value {
+        let rows = rows_json(&self.table);
         let e = &self.plan.explain;
         json!({
             "path": self.path,
@@ -107,7 +107,7 @@ impl Planned {
         })
     }
 
-    pub fn text(&self) -> String {
+    fn text(&self) -> String {
         let (m, e) = (&self.plan.memory, &self.plan.explain);
         let disk = human_bytes(self.file_bytes);
         let mut t = format!("{}\n", self.path);
@@ -135,6 +135,52 @@ fn table(builder: &LmBuilder, max_seq: usize, trained: Option<usize>) -> anyhow:
     lengths.sort_unstable();
     lengths.dedup();
     lengths.into_iter().map(|n| Ok((n, builder.clone().max_seq(n).plan()?.memory))).collect()
+}
+
+/// Exact memory at some context lengths.
+pub(super) struct Contexts {
+    device: String,
+    profile: String,
+    rows: Vec<(usize, Memory)>,
+}
+
+impl Contexts {
+    /// The bytes that a run of each length with the same flags holds.
+    pub fn of(model: &ModelArgs, lengths: &[u32]) -> anyhow::Result<Contexts> {
+        let entry = families::at(model.weights()?, &model.load_opts())?;
+        let builder = model.builder(entry.family)?;
+        let mut found = Contexts { device: String::new(), profile: String::new(), rows: vec![] };
+        for n in lengths.iter().map(|n| *n as usize) {
+            let plan = builder.clone().max_seq(n).plan()?;
+            (found.device, found.profile) = (plan.explain.device, plan.explain.profile.name);
+            found.rows.push((n, plan.memory));
+        }
+        Ok(found)
+    }
+
+    pub fn json(&self) -> Value {
+        json!({ "device": self.device, "profile": self.profile, "by_context": rows_json(&self.rows) })
+    }
+
+    /// A heading, and a table of bytes.
+    pub fn text(&self) -> (String, Vec<String>) {
+        let names = ["tokens", "weights", "mapped file", "cache", "activations", "total"];
+        let line = |cells: [String; 6]| {
+            let [tokens, rest @ ..] = cells;
+            rest.iter().fold(format!("{tokens:>10}"), |line, cell| format!("{line} {cell:>15}"))
+        };
+        let bytes = |m: &Memory| [m.weights, m.mapped, m.states, m.activations, m.total()].map(|b| b.to_string());
+        let rows = self.rows.iter().map(|(n, m)| {
+            let [a, b, c, d, e] = bytes(m);
+            line([n.to_string(), a, b, c, d, e])
+        });
+        let title = format!("memory in bytes, device {}, profile {}", self.device, self.profile);
+        (title, std::iter::once(line(names.map(str::to_owned))).chain(rows).collect())
+    }
+}
+
+fn rows_json(table: &[(usize, Memory)]) -> Vec<Value> {
+    table.iter().map(|(n, m)| json!({ "tokens": n, "memory": memory(m) })).collect()
 }
 
 fn memory(m: &Memory) -> Value {

@@ -31,22 +31,34 @@ impl ChatTemplate {
     /// # Errors
     /// A file cannot be read, has another shape, or does not parse.
     pub fn from_dir(dir: &Path, config: Option<&Value>) -> Result<Option<Self>> {
-        let mut sources = files(dir)?;
-        if sources.is_empty() {
-            let path = dir.join("chat_template.json");
-            if let Some(text) = read(&path)? {
-                let json: Value = serde_json::from_str(&text).map_err(|e| TextError::json("chat_template.json", e.to_string()))?;
-                sources = entry(json.get("chat_template"), "chat_template.json")?;
-            }
-        }
-        if sources.is_empty() {
-            sources = entry(config.and_then(|c| c.get("chat_template")), "tokenizer_config.json")?;
-        }
+        let sources = Self::sources(dir, config)?.map(|found| found.1).unwrap_or_default();
         let template = Self::compile(sources)?;
         Ok(match config {
             Some(config) => template.map(|t| t.with_special_tokens(config)),
             None => template,
         })
+    }
+
+    /// The templates of a checkpoint's directory by name, not compiled, with the file that has them; `config` is its
+    /// parsed `tokenizer_config.json`, where there is one.  `None` when there is no template.
+    ///
+    /// # Errors
+    /// A file cannot be read or has another shape.
+    pub fn sources(dir: &Path, config: Option<&Value>) -> Result<Option<(&'static str, NamedSources)>> {
+        const FILE: &str = "chat_template.jinja";
+        const LEGACY: &str = "chat_template.json";
+        const CONFIG: &str = "tokenizer_config.json";
+        let mut found = (FILE, files(dir)?);
+        if found.1.is_empty()
+            && let Some(text) = read(&dir.join(LEGACY))?
+        {
+            let json: Value = serde_json::from_str(&text).map_err(|e| TextError::json(LEGACY, e.to_string()))?;
+            found = (LEGACY, entry(json.get("chat_template"), LEGACY)?);
+        }
+        if found.1.is_empty() {
+            found = (CONFIG, entry(config.and_then(|c| c.get("chat_template")), CONFIG)?);
+        }
+        Ok(Some(found).filter(|f| !f.1.is_empty()))
     }
 
     /// From the text of a file that the user names: a template, or a `tokenizer_config.json` or

@@ -72,6 +72,13 @@ pub fn to_gguf(tokenizer: &Value, config: Option<&Value>, vocab_size: usize) -> 
     Ok(vocab)
 }
 
+/// The name that GGUF has for the split rule of a parsed `tokenizer.json`; `None` when it is of another kind or splits
+/// in a way that has no name.
+pub fn split_rule(tokenizer: &Value) -> Option<&'static str> {
+    let patterns = patterns(tokenizer.get("pre_tokenizer")?).ok()??;
+    pre_tokenizer(tokenizer, tokenizer.get("model")?, &patterns).ok()?.names.first().copied()
+}
+
 /// The `tokenizer.json` of a GGUF vocabulary, for its first `tokenizers` to read, and what `tokenizer_config.json` says
 /// beside it: names of special tokens.
 ///
