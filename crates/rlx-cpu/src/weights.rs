@@ -17,8 +17,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 /// Bytes that one thread packs before it takes the next piece.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Runs over which packing is spread. Each then takes some 1.5 times as long, for as many tokens as a short answer has.
-const RUNS: u64 = 32;
+/// Runs over which packing is spread: few, because a run with packed weights costs less by about as much as packing
+/// a third of them costs; more than one, because nobody likes to wait for the second token either.
+const RUNS: u64 = 4;
 
 /// One parameter in memory.
 pub(crate) enum Held {

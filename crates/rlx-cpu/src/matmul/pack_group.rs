@@ -40,6 +40,17 @@ struct Group<'a> {
 }
 
 impl Group<'_> {
+    /// Asks for the bytes of the next group that are as far from its rows' starts as `at`, `len` of each row. Rows of
+    /// one group are read side by side, in which processors see no stream to run ahead of.
+    #[inline(always)]
+    fn ask_ahead<S: Simd>(&self, s: S, at: usize, len: usize) {
+        for r in S::LANES..2 * S::LANES {
+            for line in 0..len.div_ceil(64) {
+                s.prefetch(self.rows.as_ptr().wrapping_add(r * self.row_bytes + at + 64 * line));
+            }
+        }
+    }
+
     /// Copies the f16 number at byte `at` of every row to place `i` of the header.
     #[inline(always)]
     fn halves(&mut self, lanes: usize, at: usize, i: usize) {
@@ -60,6 +71,7 @@ impl Kernel for Q8_0<'_> {
         const BLOCK: usize = 34;
         let mut g = self.0;
         for b in 0..g.n_blocks {
+            g.ask_ahead(s, b * BLOCK, BLOCK);
             g.halves(S::LANES, b * BLOCK, b);
             let out = &mut g.body[b * 32 * S::LANES..][..32 * S::LANES];
             // SAFETY: every row has the 32 codes of this block, and `out` takes eight vectors.
@@ -83,6 +95,7 @@ impl Kernel for Q4K<'_> {
         const BLOCK: usize = 144;
         let mut g = self.0;
         for b in 0..g.n_blocks {
+            g.ask_ahead(s, b * BLOCK, BLOCK);
             g.halves(S::LANES, b * BLOCK, 2 * b);
             g.halves(S::LANES, b * BLOCK + 2, 2 * b + 1);
             let out = &mut g.body[b * BLOCK * S::LANES..][..BLOCK * S::LANES];
