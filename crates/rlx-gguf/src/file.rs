@@ -273,8 +273,8 @@ impl Gguf {
         Ok(values)
     }
 
-    /// Where the entry of `key` begins in the first file.
-    fn offset_of(&self, key: &str) -> u64 {
+    /// The byte at which the metadata entry of `key` begins in the first file, for messages; 0 when there is none.
+    pub fn offset_of(&self, key: &str) -> u64 {
         self.parts.first().map_or(0, |p| offset_of_key(p.bytes(), &self.header.metadata, key))
     }
 

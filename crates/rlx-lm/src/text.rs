@@ -25,7 +25,8 @@ pub(crate) fn json(path: &Path) -> Result<Option<Value>> {
         return Ok(None);
     }
     let text = std::fs::read(path).map_err(io)?;
-    serde_json::from_slice(&text).map(Some).map_err(|e| io(std::io::Error::new(std::io::ErrorKind::InvalidData, e)))
+    let invalid = |e| io(std::io::Error::new(std::io::ErrorKind::InvalidData, rlx_text::json_reason(&text, &e)));
+    serde_json::from_slice(&text).map(Some).map_err(invalid)
 }
 
 impl Text {

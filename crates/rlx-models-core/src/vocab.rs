@@ -77,8 +77,8 @@ pub enum VocabError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// A value does not fit the number of tokens.
-    #[error("{}: {field}: found {found}, expected {expected}", file.display())]
-    Invalid { file: PathBuf, field: String, found: String, expected: String },
+    #[error("{}: {field} at byte {offset}: found {found}, expected {expected}", file.display())]
+    Invalid { file: PathBuf, field: String, offset: u64, found: String, expected: String },
 }
 
 impl GgufVocab {
@@ -189,7 +189,7 @@ struct Reader<'g> {
 impl Reader<'_> {
     fn invalid(&self, name: &str, found: String, expected: String) -> VocabError {
         let file = self.gguf.path().map_or_else(|| "GGUF bytes in memory".into(), PathBuf::from);
-        VocabError::Invalid { file, field: full(name), found, expected }
+        VocabError::Invalid { file, field: full(name), offset: self.gguf.offset_of(&full(name)), found, expected }
     }
 
     fn text(&self, key: &str) -> Result<Option<String>, VocabError> {

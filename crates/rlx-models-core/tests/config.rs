@@ -5,7 +5,7 @@ mod common;
 use common::{Counting, bounded, fixture};
 use rlx_core::config::{DecoderConfig, Experts, ImageConfig, ImageSize, RopeArgs, rope};
 use rlx_core::{ConfigDoc, ConfigError, ConfigSource, Key};
-use rlx_gguf::{Gguf, GgufWriter, Value};
+use rlx_gguf::{Gguf, GgufWriter, TensorType, Value};
 use rlx_ir::ops::rope::{Rope, RopeScaling};
 use std::path::Path;
 use std::sync::Arc;
@@ -378,6 +378,55 @@ fn gguf_14_embedding_length_must_agree_with_the_tensor() {
     bytes[at..at + 4].copy_from_slice(&128u32.to_le_bytes());
     let bad = ConfigSource::from_gguf(Arc::new(Gguf::from_bytes(bytes).unwrap())).unwrap();
     refused(DecoderConfig::from_source(&bad), &["qwen3.embedding_length is 128", "token_embd.weight"]);
+}
+
+/// Files that count their embeddings in up to three places, with `rows` of them: the setting, the tokens, the tensor.
+#[test]
+fn gguf_15_vocab_size_against_embedding_rows() {
+    let vocab_size = |setting: Option<u32>, tokens: Option<usize>, rows: u64| {
+        let mut writer = GgufWriter::new();
+        writer.put("general.architecture", "toy").unwrap();
+        if let Some(n) = setting {
+            writer.put("toy.vocab_size", n).unwrap();
+        }
+        if let Some(n) = tokens {
+            let tokens: rlx_gguf::StringArray = (0..n).map(|i| format!("t{i}")).collect();
+            writer.put("tokenizer.ggml.tokens", tokens).unwrap();
+        }
+        writer.tensor("token_embd.weight", TensorType::F32, &[rows, 8], vec![0; rows as usize * 32]).unwrap();
+        let bytes = writer.to_bytes();
+        let n = bytes.len();
+        let src = ConfigSource::from_gguf(Arc::new(Gguf::from_bytes(bytes).unwrap())).unwrap();
+        bounded(n, || src.vocab_size())
+    };
+    assert_eq!(vocab_size(None, Some(6), 6).unwrap(), 6);
+    assert_eq!(vocab_size(Some(6), None, 6).unwrap(), 6);
+    // More embeddings than tokens are padding.
+    assert_eq!(vocab_size(Some(8), Some(6), 8).unwrap(), 8);
+    refused(vocab_size(None, Some(7), 6), &["tokenizer.ggml.tokens is 7", "the 6 rows of token_embd.weight", "at byte"]);
+    refused(vocab_size(None, Some(5), 6), &["tokenizer.ggml.tokens is 5", "the 6 rows of token_embd.weight"]);
+    refused(vocab_size(Some(5), None, 6), &["toy.vocab_size is 5", "the 6 rows of token_embd.weight", "at byte"]);
+    refused(vocab_size(Some(6), Some(7), 6), &["tokenizer.ggml.tokens is 7", "at most the 6 embeddings"]);
+    refused(vocab_size(None, Some(0), 6), &["tokenizer.ggml.tokens is 0", "at least one token"]);
+}
+
+/// What is wrong with a value is said with the place of the value.
+#[test]
+fn config_25_errors_say_at_which_byte() {
+    let text = qwen3(&[("num_hidden_layers", "1e30")]);
+    let at = text.find("1e30").unwrap();
+    refused(decoder(&[("num_hidden_layers", "1e30")]), &["num_hidden_layers is 1e30", &format!("(at byte {at})")]);
+    assert!(decoder(&[("num_hidden_layers", "1")]).is_ok());
+    let nested = r#"{"a":0,"text_config":{"b":1,"b":2}}"#;
+    refused(source(nested), &["duplicate key text_config.b (at byte 28)"]);
+    refused(doc(r#"{"torch_dtype":"float128"}"#).unwrap().dtype(), &["float128", "(at byte 15)"]);
+    let toy = gguf(&[("toy.block_count", Some(0u32.into()))]);
+    let (file, _) = toy.gguf().unwrap();
+    let message = DecoderConfig::from_source(&toy).unwrap_err().to_string();
+    assert!(
+        file.offset_of("toy.block_count") > 24 && message.ends_with(&format!("(at byte {})", file.offset_of("toy.block_count"))),
+        "{message}"
+    );
 }
 
 #[test]

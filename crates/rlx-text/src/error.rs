@@ -117,6 +117,15 @@ pub enum TextError {
     },
 }
 
+/// What is wrong with a JSON text, with line, column and byte; `json` is the text that was read.
+pub fn json_reason(json: &[u8], e: &serde_json::Error) -> String {
+    if e.line() == 0 {
+        return e.to_string();
+    }
+    let before: usize = json.split_inclusive(|b| *b == b'\n').take(e.line() - 1).map(<[u8]>::len).sum();
+    format!("{e} (byte {})", before + e.column().saturating_sub(1))
+}
+
 fn at(line: &Option<usize>) -> String {
     line.map_or_else(String::new, |l| format!(", line {l}"))
 }
@@ -134,6 +143,10 @@ impl TextError {
             Self::Io { path, source } => Self::Io { path: path.clone(), source: std::io::Error::new(source.kind(), source.to_string()) },
             other => Self::Template { line: None, reason: other.to_string() },
         }
+    }
+    /// A JSON text that does not read, with the byte at which it does not.
+    pub(crate) fn syntax(what: impl Into<String>, json: &[u8], e: &serde_json::Error) -> Self {
+        Self::json(what, json_reason(json, e))
     }
     pub(crate) fn json(what: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::TokenizerJson { what: what.into(), reason: reason.into() }

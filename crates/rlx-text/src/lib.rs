@@ -22,7 +22,7 @@ pub mod tools;
 
 pub use chat::{ChatTemplate, Message};
 pub use constrain::{Constraint, Grammar, TokenTrie};
-pub use error::{Result, TextError};
+pub use error::{Result, TextError, json_reason};
 pub use sample::{Sampler, SamplerParams};
 
 pub use stream::{StopMatcher, TextStream};

@@ -12,7 +12,8 @@ use crate::{Result, Tokenizer};
 ///
 /// Byte-level tokenizers decode in constant time per token and, with [`push_into`](Self::push_into), without
 /// allocating.  Other kinds decode a short window of recent tokens; a run of byte-fallback tokens is held back
-/// until it ends, because its text is only known then.
+/// until it ends, because its text is only known then.  Where a decoder of a `tokenizer.json` may change text that
+/// it gave before (it joins equal neighbours, or cuts the end), all is held back until [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct TextStream<T> {
     tokenizer: T,
@@ -69,6 +70,10 @@ impl<T: Borrow<Tokenizer>> TextStream<T> {
                 }
                 self.emit(&text, out)
             }
+            Decoding::Whole => {
+                self.window.push(id);
+                Ok(())
+            }
         }
     }
 
@@ -96,9 +101,19 @@ impl<T: Borrow<Tokenizer>> TextStream<T> {
             return Ok(());
         }
         out.push_str(new);
-        self.window.drain(..self.emitted);
+        // What cuts the beginning of a text has cut all it will when something is left of the emitted tokens.
+        let (mut from, mut back) = (self.emitted, 1);
         self.emitted = self.window.len();
-        self.prefix = self.tokenizer.borrow().decode(&self.window, self.skip_special)?;
+        loop {
+            self.prefix = self.tokenizer.borrow().decode(self.window.get(from..).unwrap_or_default(), self.skip_special)?;
+            if from == 0 || !self.prefix.is_empty() {
+                break;
+            }
+            from = from.saturating_sub(back);
+            back *= 2;
+        }
+        self.window.drain(..from);
+        self.emitted -= from;
         Ok(())
     }
 }

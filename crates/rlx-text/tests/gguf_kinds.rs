@@ -68,6 +68,35 @@ fn half_a_character_streams_as_one_replacement_for_each_byte() {
     assert_eq!(t.decode(&ids, false).expect("decodes"), out);
 }
 
+/// A list may have gaps, but what is put around texts or stands for the unknown must be a token.
+#[test]
+fn a_role_without_text_is_no_role() {
+    let gap = |at: usize, f: &dyn Fn(&mut GgufVocab)| {
+        let mut vocab = spm();
+        vocab.tokens[at].clear();
+        f(&mut vocab);
+        Tokenizer::from_gguf(&vocab)
+    };
+    // By default token 1 begins a text; the file does not say so.
+    let message = gap(1, &|_| {}).expect_err("refused").to_string();
+    assert!(message.contains("add_bos_token") && message.contains("which token"), "{message}");
+    let without = gap(1, &|v| v.add_bos = Some(false)).expect("nothing is added");
+    assert_eq!((without.bos(), encode(&without, "a")), (None, texts(&["▁a"])));
+    let role = |field: &str, v: &mut GgufVocab| match field {
+        "bos_token_id" => v.bos_id = Some(260),
+        "eos_token_id" => v.eos_id = Some(260),
+        "unknown_token_id" => v.unk_id = Some(260),
+        _ => v.sep_id = Some(260),
+    };
+    for field in ["bos_token_id", "eos_token_id", "unknown_token_id", "seperator_token_id"] {
+        let message = gap(260, &|v| role(field, v)).expect_err(field).to_string();
+        assert!(message.contains(field) && message.contains("token 260"), "{message}");
+        let mut twin = spm();
+        role(field, &mut twin);
+        tokenizer(&twin);
+    }
+}
+
 #[test]
 fn what_has_neither_token_nor_bytes_is_unknown_once() {
     let vocab = GgufVocab {

@@ -254,6 +254,29 @@ fn tokenizer_26_surrogates_and_broken_utf8() {
     }
 }
 
+/// A post-processor that puts token `id` at both ends.
+fn around(id: u32) -> Value {
+    json!({ "type": "BertProcessing", "sep": ["x", id], "cls": ["x", id] })
+}
+
+#[test]
+fn tokenizer_27_an_unknown_token_without_text() {
+    let with =
+        |unknown: &str| format!(r#"{{"model":{{"type":"WordLevel","vocab":{{"a":0,"":1,"?":2}},"unk_token":"{unknown}"}}}}"#).into_bytes();
+    refused_json(&with(""), &["unknown token", "empty text"]);
+    assert_eq!(loads(&with("?")).encode("b", false).expect("encodes"), [2]);
+    let unigram =
+        |id: u32| format!(r#"{{"model":{{"type":"Unigram","vocab":[["?",-1.0],["",-1.0],["a",-1.0]],"unk_id":{id}}}}}"#).into_bytes();
+    refused_json(&unigram(1), &["unknown token", "empty text"]);
+    assert_eq!(loads(&unigram(0)).encode("b", false).expect("encodes"), [0]);
+    let spelled = |token: &str| {
+        format!(r#"{{"decoder":{{"type":"ByteFallback"}},"model":{{"type":"BPE","vocab":{{"a":0,"{token}":1}},"merges":[]}}}}"#)
+            .into_bytes()
+    };
+    refused_json(&spelled("<0x+A>"), &["<0x+A>", "two hexadecimal digits"]);
+    loads(&spelled("<0x0A>"));
+}
+
 #[test]
 fn tokenizer_27_added_tokens() {
     let changed = |f: &dyn Fn(&mut Value)| {
@@ -271,6 +294,8 @@ fn tokenizer_27_added_tokens() {
     refused_json(&changed(&|v| v["model"]["vocab"]["a"] = v["model"]["vocab"]["b"].clone()), &["vocab", "both have id"]);
     refused_json(&changed(&|v| v["added_tokens"][0]["id"] = v["model"]["vocab"]["b"].clone()), &["one token in vocab and another"]);
     refused_json(&changed(&|v| v["added_tokens"] = json!("none")), &["list of added tokens"]);
+    refused_json(&changed(&|v| v["post_processor"] = around(9_999)), &["post_processor", "id 9999"]);
+    assert_eq!(loads(&changed(&|v| v["post_processor"] = around(1))).encode("", true).expect("encodes"), [1, 1]);
     // A special token longer than the text is no reason to refuse either.
     let long = loads(&changed(&|v| v["added_tokens"][0]["content"] = "<|x|>".repeat(100).into()));
     assert_eq!(long.decode(&long.encode("<|x|>", false).expect("encodes"), false).expect("decodes"), "<|x|>");

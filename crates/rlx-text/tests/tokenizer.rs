@@ -363,3 +363,60 @@ fn config_naming_an_unknown_token_is_refused() {
     let message = t.apply_config(&serde_json::json!({"eos_token": "<|gone|>"})).expect_err("refused").to_string();
     assert!(message.contains("<|gone|>") && message.contains("eos_token"), "{message}");
 }
+
+/// A byte-pair vocabulary with byte fallback and a decoder.
+fn with_decoder(decoder: &str) -> Tokenizer {
+    let json = format!(
+        r#"{{"decoder":{decoder},"model":{{"type":"BPE","unk_token":"<unk>","byte_fallback":true,
+        "vocab":{{"<unk>":0,"<0xC3>":1,"<0xA9>":2,"▁":3,"a":4,"▁a":5,"▁▁":6,"<0x20>":7}},"merges":[]}}}}"#
+    );
+    Tokenizer::from_bytes(json.as_bytes()).unwrap_or_else(|e| panic!("{decoder}: {e}"))
+}
+
+/// Tokens of every order, so that each kind begins and ends a stretch of text.
+#[test]
+fn any_decoder_streams_what_it_decodes_at_once() {
+    const SPACES: &str = r#"{"type":"Replace","pattern":{"String":"▁"},"content":" "}"#;
+    const BYTES: &str = r#"{"type":"ByteFallback"}"#;
+    let strip = |start: u64, stop: u64| format!(r#"{{"type":"Strip","content":" ","start":{start},"stop":{stop}}}"#);
+    let fuse = r#"{"type":"Fuse"}"#;
+    let metaspace = r#"{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true}"#;
+    let chain = |steps: &[&str]| format!(r#"{{"type":"Sequence","decoders":[{}]}}"#, steps.join(","));
+    let decoders = [
+        "null".to_owned(),
+        metaspace.into(),
+        r#"{"type":"WordPiece","prefix":"a","cleanup":true}"#.into(),
+        r#"{"type":"BPEDecoder","suffix":"▁"}"#.into(),
+        r#"{"type":"CTC","pad_token":"<unk>","word_delimiter_token":"▁","cleanup":true}"#.into(),
+        chain(&[SPACES, BYTES, fuse]),
+        chain(&[SPACES, BYTES, fuse, &strip(1, 0)]),
+        chain(&[SPACES, BYTES, fuse, &strip(2, 0)]),
+        chain(&[SPACES, BYTES, &chain(&[fuse, &strip(3, 0)])]),
+        chain(&[SPACES, BYTES, fuse, &strip(1, 1)]),
+        chain(&[BYTES, metaspace]),
+        chain(&[metaspace, BYTES]),
+        chain(&[SPACES, BYTES, fuse, r#"{"type":"Replace","pattern":{"String":"a "},"content":""}"#]),
+        chain(&[r#"{"type":"Replace","pattern":{"String":"a"},"content":"<0xC3>"}"#, BYTES]),
+        chain(&[&strip(1, 0), SPACES, fuse]),
+    ];
+    for decoder in decoders {
+        let tokenizer = with_decoder(&decoder);
+        for number in 0..6usize.pow(5) {
+            let ids: Vec<u32> = (0..5).map(|digit| [1, 2, 3, 4, 6, 7][number / 6usize.pow(digit) % 6]).collect();
+            // Some decoders fail for texts shorter than what they cut.
+            let Ok(whole) = tokenizer.decode(&ids, false) else { continue };
+            assert_eq!(streamed(&tokenizer, &ids, false), whole, "{decoder}: {ids:?}");
+        }
+    }
+}
+
+/// The usual decoders show text as it comes.
+#[test]
+fn text_is_shown_before_the_end() {
+    let steps = r#"{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"},
+        {"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]}"#;
+    let tokenizer = with_decoder(steps);
+    let mut stream = TextStream::new(&tokenizer, false);
+    let shown: Vec<_> = [3, 5, 4, 1, 2, 3, 3, 3, 4].map(|id| stream.push(id).expect("decodes").unwrap_or_default()).into();
+    assert_eq!(shown, ["", " a", "a", "", "", "é ", " ", " ", "a"]);
+}

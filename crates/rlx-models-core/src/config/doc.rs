@@ -110,7 +110,8 @@ impl ConfigDoc {
             if let [a, b] = pair
                 && key(&text, a) == key(&text, b)
             {
-                return Err(ConfigError::Duplicate { file: file.to_path_buf(), field: format!("{prefix}{}", key(&text, a)) });
+                let (field, offset) = (format!("{prefix}{}", key(&text, a)), u64::from(a.key.0.max(b.key.0)));
+                return Err(ConfigError::Duplicate { file: file.to_path_buf(), field, offset });
             }
         }
         Ok(ConfigDoc { file, text, prefix, members: Arc::new(members) })
@@ -133,9 +134,18 @@ impl ConfigDoc {
 
     /// The JSON text of a member; `None` when it is absent or null.
     pub fn raw(&self, name: &str) -> Option<&str> {
-        let at = self.members.binary_search_by(|m| key(&self.text, m).as_ref().cmp(name)).ok()?;
-        let raw = slice(&self.text, self.members.get(at)?.value);
+        let raw = slice(&self.text, self.member(name)?.value);
         (raw != "null").then_some(raw)
+    }
+
+    fn member(&self, name: &str) -> Option<&Member> {
+        let at = self.members.binary_search_by(|m| key(&self.text, m).as_ref().cmp(name)).ok()?;
+        self.members.get(at)
+    }
+
+    /// Where the value of a member stands in the file; 0 when it is absent.
+    pub(super) fn offset(&self, name: &str) -> u64 {
+        self.member(name).map_or(0, |m| u64::from(m.value.0))
     }
 
     /// Whether a member is there and not null.
@@ -156,7 +166,8 @@ impl ConfigDoc {
             Some(raw) => raw.to_owned(),
             None => "absent".into(),
         };
-        ConfigError::Invalid { file: self.file.to_path_buf(), field: self.field(name), found, expected: expected.to_string() }
+        let (file, field, offset) = (self.file.to_path_buf(), self.field(name), self.offset(name));
+        ConfigError::Invalid { file, field, offset, found, expected: expected.to_string() }
     }
 
     fn parse<T: DeserializeOwned>(&self, name: &str, expected: &str) -> Result<Option<T>, ConfigError> {
@@ -333,7 +344,8 @@ impl ConfigDoc {
     /// An error about a member that names something not known here.
     pub fn unknown<'k>(&self, name: &str, found: impl Into<String>, known: impl IntoIterator<Item = &'k str>) -> ConfigError {
         let known = known.into_iter().map(str::to_owned).collect();
-        ConfigError::Unknown { file: self.file.to_path_buf(), field: self.field(name), found: found.into(), known }
+        let (file, field, offset) = (self.file.to_path_buf(), self.field(name), self.offset(name));
+        ConfigError::Unknown { file, field, offset, found: found.into(), known }
     }
 }
 

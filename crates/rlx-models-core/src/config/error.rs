@@ -17,17 +17,20 @@ pub enum ConfigError {
     #[error("{}: at byte {offset}: found {found}, expected {expected}", file.display())]
     Syntax { file: PathBuf, offset: u64, found: String, expected: String },
     /// One key twice in one object.
-    #[error("{}: duplicate key {}", file.display(), plain(field))]
-    Duplicate { file: PathBuf, field: String },
+    #[error("{}: duplicate key {} (at byte {offset})", file.display(), plain(field))]
+    Duplicate { file: PathBuf, field: String, offset: u64 },
     /// A field that is needed is absent or null.
     #[error("{}: {} is missing, expected {expected}", file.display(), plain(field))]
     Missing { file: PathBuf, field: String, expected: String },
     /// A field has a type or value that it cannot have.
-    #[error("{}: {} is {found}, expected {expected}", file.display(), plain(field))]
-    Invalid { file: PathBuf, field: String, found: String, expected: String },
+    #[error("{}: {} is {found}, expected {expected} (at byte {offset})", file.display(), plain(field))]
+    Invalid { file: PathBuf, field: String, offset: u64, found: String, expected: String },
     /// A field names something that is not known here.
-    #[error("{}: {} is {}, which is not known; expected one of {}", file.display(), plain(field), quote(found), list(known))]
-    Unknown { file: PathBuf, field: String, found: String, known: Vec<String> },
+    #[error(
+        "{}: {} is {}, which is not known; expected one of {} (at byte {offset})",
+        file.display(), plain(field), quote(found), list(known)
+    )]
+    Unknown { file: PathBuf, field: String, offset: u64, found: String, known: Vec<String> },
     /// GGUF metadata of the wrong type.
     #[error(transparent)]
     Gguf(#[from] GgufError),

@@ -69,7 +69,7 @@ pub(super) fn from_metadata(src: &ConfigSource, gguf: &Gguf, args: &RopeArgs<'_>
         other => {
             let known = ["none", "linear", "yarn", "longrope"].map(str::to_owned).to_vec();
             let (file, field) = (src.file().into(), src.field(key("rope.scaling.type")));
-            return Err(ConfigError::Unknown { file, field, found: other.into(), known });
+            return Err(ConfigError::Unknown { file, offset: gguf.offset_of(&field), field, found: other.into(), known });
         }
     };
     let sections = sections(src, gguf, dim)?;
@@ -94,11 +94,13 @@ fn sections(src: &ConfigSource, gguf: &Gguf, dim: usize) -> Result<Vec<usize>, C
 }
 
 fn divisors(src: &ConfigSource, gguf: &Gguf, name: &str, dim: usize) -> Result<Vec<f64>, ConfigError> {
-    let factors: Vec<f64> = gguf.tensor_f32(gguf.tensor(name)?)?.into_iter().map(widen).collect();
+    let tensor = gguf.tensor(name)?;
+    let factors: Vec<f64> = gguf.tensor_f32(tensor)?.into_iter().map(widen).collect();
     if factors.len() != dim / 2 || factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {
         return Err(ConfigError::Invalid {
             file: src.file().into(),
             field: name.into(),
+            offset: tensor.offset,
             found: format!("{} numbers", factors.len()),
             expected: format!("{} finite numbers above 0, one per frequency", dim / 2),
         });

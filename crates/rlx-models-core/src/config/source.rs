@@ -158,7 +158,11 @@ impl ConfigSource {
     /// An error about the value of a setting.
     pub fn invalid(&self, key: Key, found: impl fmt::Display, expected: impl fmt::Display) -> ConfigError {
         let (found, expected) = (found.to_string(), expected.to_string());
-        ConfigError::Invalid { file: self.file().into(), field: self.field(key), found, expected }
+        let offset = match self {
+            ConfigSource::Hf { .. } => self.place(key).map_or(0, |(doc, name)| doc.offset(name)),
+            ConfigSource::Gguf { gguf, arch } => gguf.offset_of(&gguf_key(arch, key.gguf)),
+        };
+        ConfigError::Invalid { file: self.file().into(), field: self.field(key), offset, found, expected }
     }
 
     /// A count or size from 0 to 2^31.
@@ -292,16 +296,32 @@ impl ConfigSource {
     /// The number of token embeddings: `vocab_size`, or in GGUF files without it the number of tokens.
     ///
     /// # Errors
-    /// As [`size`](Self::size).
+    /// As [`size`](Self::size); a GGUF file whose embedding table has another number of rows, or fewer than there are
+    /// tokens.
     pub fn vocab_size(&self) -> Result<usize, ConfigError> {
         const KEY: Key = Key::new("vocab_size|padded_vocab_size", "vocab_size");
-        if let ConfigSource::Gguf { gguf, .. } = self
-            && self.opt_usize(KEY)?.is_none()
+        const TOKENS: Key = Key::new("", "tokenizer.ggml.tokens");
+        let ConfigSource::Gguf { gguf, .. } = self else { return self.size(KEY, MAX_SIZE) };
+        let tokens = gguf
+            .get("tokenizer.ggml.tokens")
+            .map(|_| gguf.get_str_array("tokenizer.ggml.tokens"))
+            .transpose()?
+            .map(rlx_gguf::StringArray::len);
+        let (key, n) = match (self.opt_usize(KEY)?, tokens) {
+            (Some(_), _) => (KEY, self.size(KEY, MAX_SIZE)?),
+            (None, Some(n)) if n > 0 => (TOKENS, n),
+            (None, Some(n)) => return Err(self.invalid(TOKENS, n, "at least one token")),
+            (None, None) => return self.size(KEY, MAX_SIZE),
+        };
+        if let Some(rows) = gguf.find_tensor("token_embd.weight").filter(|t| t.shape.len() == 2).and_then(|t| t.shape.first().copied())
+            && rows != n as u64
         {
-            let n = gguf.get_str_array("tokenizer.ggml.tokens")?.len();
-            return if n > 0 { Ok(n) } else { Err(self.invalid(KEY, 0, "at least one token")) };
+            return Err(self.invalid(key, n, format_args!("the {rows} rows of token_embd.weight")));
         }
-        self.size(KEY, MAX_SIZE)
+        if let Some(tokens) = tokens.filter(|&tokens| tokens > n) {
+            return Err(self.invalid(TOKENS, tokens, format_args!("at most the {n} embeddings of token_embd.weight")));
+        }
+        Ok(n)
     }
 }
 

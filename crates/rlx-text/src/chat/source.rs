@@ -73,7 +73,7 @@ impl ChatTemplate {
             return Self::new(&text);
         }
         let name = path.display().to_string();
-        let json: Value = serde_json::from_str(&text).map_err(|e| TextError::json(&name, e.to_string()))?;
+        let json: Value = serde_json::from_str(&text).map_err(|e| TextError::syntax(&name, text.as_bytes(), &e))?;
         let template = Self::compile(entry(json.get("chat_template"), &name)?)?;
         template.map(|t| t.with_special_tokens(&json)).ok_or_else(|| TextError::json(name, "no `chat_template` in it"))
     }

@@ -86,14 +86,18 @@ impl Tokenizer {
         let pre = pre_tokenizer(vocab)?;
         let mut checked = gguf::check(vocab)?;
         mark_control(&mut checked, model);
-        let n = checked.tokens.len();
+        let has_text = |id: u32| checked.tokens.get(id).is_some_and(|t| !t.is_empty());
         let mut d = defaults(model, pre);
         for id in [&mut d.bos, &mut d.eos, &mut d.unk, &mut d.sep, &mut d.pad] {
-            *id = id.filter(|&id| (id as usize) < n);
+            *id = id.filter(|&id| has_text(id));
         }
         let sep = vocab.sep_id.or(d.sep);
         let bos = vocab.bos_id.or(if model == "bert" { vocab.cls_id } else { None }).or(d.bos);
         let (eos, unk) = (vocab.eos_id.or(d.eos), vocab.unk_id.or(d.unk));
+        let written = [("bos_token_id", bos), ("eos_token_id", eos), ("unknown_token_id", unk), ("seperator_token_id", sep)];
+        if let Some((field, Some(id))) = written.into_iter().find(|(_, id)| id.is_some_and(|id| !has_text(id))) {
+            return Err(TextError::vocab(field, format!("token {id} is an empty text, expected a token that can be written")));
+        }
         // Gemma 4 was published with a wrong value.
         let forced = pre.is_some_and(|p| p.alphabet == Alphabet::Characters && p.add_bos);
         let add_bos = forced || vocab.add_bos.unwrap_or(d.add_bos);

@@ -9,6 +9,7 @@ use tokenizers::Tokenizer as Inner;
 use super::texts::{Index, Texts};
 use super::vocabulary::{Decoding, Joining, Vocabulary};
 use super::{MARK, PairEncoding, SpecialToken, bytes, hf_check};
+use crate::error::json_reason;
 use crate::{Result, TextError};
 
 /// A tokenizer described by `tokenizer.json`.
@@ -22,11 +23,13 @@ pub(super) struct HfTokenizer {
 impl HfTokenizer {
     pub(super) fn from_bytes(json: &[u8]) -> Result<(Self, Vocabulary)> {
         hf_check::check(json)?;
-        let mut inner = guarded(|| Inner::from_bytes(json)).map_err(|e| TextError::json("tokenizer.json", e))?;
+        let mut inner =
+            guarded(|| Inner::from_bytes(json).map_err(|e| placed(json, e))).map_err(|e| TextError::json("tokenizer.json", e))?;
         // Length is the caller's business: a prompt is never cut or padded silently.
         guarded(|| inner.with_truncation(None).map(|_| ())).map_err(|e| TextError::json("tokenizer.json", e))?;
         inner.with_padding(None);
         let vocabulary = vocabulary(&inner)?;
+        check_added_ids(&inner, &vocabulary)?;
         Ok((Self { inner, ordinary: OnceLock::new() }, vocabulary))
     }
 
@@ -61,6 +64,31 @@ impl HfTokenizer {
     }
 }
 
+/// Checks that what is put around texts are tokens: the post-processor has numbers of its own for them.
+fn check_added_ids(inner: &Inner, vocabulary: &Vocabulary) -> Result<()> {
+    let one = guarded(|| inner.encode_fast("", true));
+    let two = guarded(|| inner.encode_fast(("", ""), true));
+    // A vocabulary that cannot express the empty text says so when it is used.
+    for encoded in [one, two].into_iter().flatten() {
+        if let Some(id) = encoded.get_ids().iter().find(|&&id| vocabulary.token(id).is_none()) {
+            let n = vocabulary.tokens.len();
+            return Err(TextError::json(
+                "tokenizer.json, post_processor",
+                format!("puts id {id} around texts, which none of the {n} tokens has"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// An error of the crate, with the byte where it is one of the text.
+fn placed(json: &[u8], e: tokenizers::Error) -> tokenizers::Error {
+    match e.downcast::<serde_json::Error>() {
+        Ok(e) => json_reason(json, &e).into(),
+        Err(e) => e,
+    }
+}
+
 /// Runs third-party code whose input came from a file; a panic in it becomes an error.
 fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
     match catch_unwind(AssertUnwindSafe(f)) {
@@ -89,18 +117,68 @@ fn vocabulary(inner: &Inner) -> Result<Vocabulary> {
         return Err(TextError::json("tokenizer.json, vocab", "4 GiB of text or more, expected less"));
     }
     let index = Index::new(&tokens, |id| tokens.get(id).is_some_and(|t| !t.is_empty()));
-    let style = Style::of(inner);
+    let steps = decoder_steps(inner);
+    let style = Style::of(&steps);
+    let decoding = decoding(&steps);
+    // The reference reads `<0x+A>` as a byte; a file that means it is not one to guess about.
+    if let Some(odd) = ids.keys().find(|t| decoding != Decoding::Bytes && t.len() == 6 && t.starts_with("<0x+") && t.ends_with('>')) {
+        return Err(TextError::json("tokenizer.json, vocab", format!("token `{odd}`, expected two hexadecimal digits of a byte token")));
+    }
     let added = inner.get_added_tokens_decoder();
     let mut special: Vec<_> =
         added.iter().map(|(&id, token)| SpecialToken { id, text: token.content.clone(), control: token.special }).collect();
     special.sort_by_key(|s| s.id);
-    let decoding = match style {
-        Style::ByteLevel => Decoding::Bytes,
-        Style::Marks { byte_fallback: true, .. } => Decoding::WindowHoldingBytes,
-        Style::Marks { .. } => Decoding::Window,
-    };
     // Other than bytes in a row is the crate's own decoder's business.
     Ok(Vocabulary::new(tokens, index, special, (decoding, Joining::Bytes), |_, token, out| style.write(token, out)))
+}
+
+/// The steps of the decoder, those inside sequences too.
+fn decoder_steps(inner: &Inner) -> Vec<Value> {
+    fn flatten(step: Value, out: &mut Vec<Value>) {
+        match step {
+            Value::Object(mut map) if map.get("decoders").is_some_and(Value::is_array) => {
+                let listed = map.remove("decoders").and_then(|list| if let Value::Array(list) = list { Some(list) } else { None });
+                listed.into_iter().flatten().for_each(|step| flatten(step, out));
+            }
+            Value::Null => {}
+            other => out.push(other),
+        }
+    }
+    let mut steps = Vec::new();
+    flatten(inner.get_decoder().and_then(|d| serde_json::to_value(d).ok()).unwrap_or(Value::Null), &mut steps);
+    steps
+}
+
+fn kind(step: &Value) -> &str {
+    step.get("type").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// How much of the text is certain before the last token.
+///
+/// Steps that look at one token, and at most at whether it is the first, leave the text of earlier tokens as it is;
+/// so does cutting the beginning once all is one string.  Anything else may change what was.
+fn decoding(steps: &[Value]) -> Decoding {
+    if matches!(steps, [only] if kind(only) == "ByteLevel") {
+        return Decoding::Bytes;
+    }
+    let (mut fused, mut bytes) = (false, false);
+    let mut spelled_alike = true;
+    for step in steps {
+        match (kind(step), fused) {
+            ("Fuse", _) => fused = true,
+            ("Strip", true) if step.get("stop").and_then(Value::as_u64) == Some(0) => {}
+            ("ByteFallback", false) if spelled_alike && !bytes => bytes = true,
+            ("Replace" | "Metaspace" | "WordPiece" | "Strip", false) => spelled_alike &= keeps_byte_tokens(step),
+            _ => return Decoding::Whole,
+        }
+    }
+    if bytes { Decoding::WindowHoldingBytes } else { Decoding::Window }
+}
+
+/// Whether a step makes no token a byte token, and no byte token another, because it only knows the mark of a space.
+fn keeps_byte_tokens(step: &Value) -> bool {
+    let is = |at: &str, text: &str| step.pointer(at).and_then(Value::as_str) == Some(text);
+    kind(step) == "Replace" && is("/pattern/String", MARK) && is("/content", " ")
 }
 
 /// How tokens are spelled.
@@ -112,14 +190,8 @@ enum Style {
 }
 
 impl Style {
-    fn of(inner: &Inner) -> Self {
-        let decoder = inner.get_decoder().and_then(|d| serde_json::to_value(d).ok()).unwrap_or(Value::Null);
-        let listed = decoder.get("decoders").and_then(Value::as_array);
-        let steps: Vec<&Value> = listed.map_or_else(|| vec![&decoder], |list| list.iter().collect());
-        let kind = |step: &Value| step.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        if let [only] = steps.as_slice()
-            && kind(only) == "ByteLevel"
-        {
+    fn of(steps: &[Value]) -> Self {
+        if matches!(steps, [only] if kind(only) == "ByteLevel") {
             return Self::ByteLevel;
         }
         let has = |name: &str| steps.iter().any(|s| kind(s) == name);

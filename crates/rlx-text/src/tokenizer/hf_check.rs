@@ -3,6 +3,7 @@
 //!
 //! The file is walked once, without building it in memory; nesting is bounded by the JSON reader.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -58,6 +59,13 @@ struct Seen {
     n_vocab: usize,
     is_list: Option<bool>,
     is_unigram: Option<bool>,
+    /// Ids of tokens without text.
+    empty: Vec<u64>,
+    /// Whether the unknown token is named by an empty text, and its id.
+    unknown_is_empty: bool,
+    unknown_id: Option<u64>,
+    /// Ids that are put around texts.
+    around: Vec<u64>,
     /// How many times longer replacements, one after the other, can make a text.
     growth: u64,
 }
@@ -75,6 +83,8 @@ enum At {
     Vocab,
     /// A list entry of a unigram vocabulary.
     Scored,
+    /// What a post-processor puts around texts: a list of ids, or a token with its id.
+    Around,
     /// A part with a type, or something inside one.
     Part {
         name: &'static str,
@@ -96,11 +106,15 @@ pub(super) fn check(json: &[u8]) -> Result<()> {
         n_vocab: 0,
         is_list: None,
         is_unigram: None,
+        empty: Vec::new(),
+        unknown_is_empty: false,
+        unknown_id: None,
+        around: Vec::new(),
         growth: 1,
     };
     let mut reader = serde_json::Deserializer::from_slice(json);
     let walked = Walk { seen: &mut seen, at: At::Top }.deserialize(&mut reader).and_then(|()| reader.end());
-    walked.map_err(|e| wrong(e.to_string()))?;
+    walked.map_err(|e| TextError::syntax("tokenizer.json", json, &e))?;
     seen.finish().map_err(wrong)
 }
 
@@ -111,6 +125,9 @@ impl Seen {
             Some(true) if !expected_list => return Err("model, vocab: found a list, expected a map from tokens to ids".into()),
             Some(false) if expected_list => return Err("model, vocab: found a map, expected a list of tokens with scores".into()),
             _ => {}
+        }
+        if self.unknown_is_empty && !self.empty.is_empty() || self.unknown_id.is_some_and(|id| self.empty.contains(&id)) {
+            return Err("model: the unknown token is an empty text, expected one that can be written".into());
         }
         let n = self.n_vocab;
         let limit = 2 * (n + self.added.len()) as u64 + (1 << 16);
@@ -132,6 +149,13 @@ impl Seen {
         if let Some((id, _)) = self.vocab.windows(2).find(|w| twice(w)).and_then(|w| w.first()) {
             return Err(format!("vocab: two tokens both have id {id}"));
         }
+        let is_token = |id: u64| {
+            let in_vocab = self.vocab.binary_search_by_key(&id, |&(id, _)| u64::from(id)).is_ok();
+            in_vocab || self.added.binary_search_by_key(&id, |&(id, _)| id).is_ok()
+        };
+        if let Some(id) = self.around.iter().find(|&&id| !is_token(id) || self.empty.contains(&id)) {
+            return Err(format!("post_processor: puts id {id} around texts, expected one of the {n} tokens or of added_tokens"));
+        }
         for &(id, hash) in &self.added {
             let other = self.vocab.binary_search_by_key(&id, |&(id, _)| u64::from(id)).ok().and_then(|at| self.vocab.get(at));
             if other.is_some_and(|&(_, other)| other != hash as u32) {
@@ -141,11 +165,15 @@ impl Seen {
         Ok(())
     }
 
-    fn add_vocab(&mut self, id: u64, hash: u64) {
+    /// Takes a token with the hash of its text, `None` for an empty one.
+    fn add_vocab(&mut self, id: u64, hash: Option<u64>) {
         self.n_vocab += 1;
         self.largest = self.largest.max(id);
+        if hash.is_none() {
+            self.empty.push(id);
+        }
         if let Ok(id) = u32::try_from(id) {
-            self.vocab.push((id, hash as u32));
+            self.vocab.push((id, hash.unwrap_or_default() as u32));
         }
     }
 }
@@ -205,7 +233,7 @@ impl Walk<'_> {
     }
 
     fn model<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> std::result::Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(OneOf(&["type", "vocab"]))? {
+        while let Some(key) = map.next_key_seed(OneOf(&["type", "vocab", "unk_token", "unk_id"]))? {
             match key {
                 Some("type") => {
                     let kind = map.next_value_seed(OneOf(MODELS))?;
@@ -213,6 +241,8 @@ impl Walk<'_> {
                     self.seen.is_unigram = Some(kind == "Unigram");
                 }
                 Some("vocab") => map.next_value_seed(self.inner(At::Vocab))?,
+                Some("unk_token") => self.seen.unknown_is_empty = map.next_value::<Option<Cow<'_, str>>>()?.is_some_and(|t| t.is_empty()),
+                Some("unk_id") => self.seen.unknown_id = map.next_value()?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -225,8 +255,11 @@ impl Walk<'_> {
         name: &'static str,
         types: &'static [&'static str],
     ) -> std::result::Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(OneOf(&["type", "content", "Regex", "String"]))? {
+        const KEYS: &[&str] = &["type", "content", "Regex", "String", "ids", "sep", "cls"];
+        while let Some(key) = map.next_key_seed(OneOf(KEYS))? {
             match key {
+                Some("ids" | "sep" | "cls") if name == "post_processor" => map.next_value_seed(self.inner(At::Around))?,
+                Some("ids" | "sep" | "cls") => map.next_value_seed(self.inner(At::Part { name, types }))?,
                 Some("type") => {
                     if map.next_value_seed(OneOf(types))?.is_none() {
                         return Err(unknown(name, types));
@@ -265,6 +298,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
             At::Model => "a model",
             At::Vocab => "a vocabulary: a map from tokens to ids, or a list of tokens with scores",
             At::Scored => "a token with its score",
+            At::Around => "token ids",
             At::Part { .. } => "a part of a tokenizer",
         })
     }
@@ -278,12 +312,12 @@ impl<'de> Visitor<'de> for Walk<'_> {
                 self.seen.is_list = Some(false);
                 while let Some(hash) = map.next_key_seed(Hashed(self.seen.hash))? {
                     let id = map.next_value::<u64>()?;
-                    self.seen.add_vocab(id, hash.unwrap_or_default());
+                    self.seen.add_vocab(id, hash);
                 }
                 Ok(())
             }
             At::Part { name, types } => self.part(&mut map, name, types),
-            At::AddedTokens | At::Scored => Err(A::Error::invalid_type(serde::de::Unexpected::Map, &self)),
+            At::AddedTokens | At::Scored | At::Around => Err(A::Error::invalid_type(serde::de::Unexpected::Map, &self)),
         }
     }
 
@@ -301,9 +335,9 @@ impl<'de> Visitor<'de> for Walk<'_> {
                     return Err(A::Error::custom("vocab: expected tokens with one score each"));
                 }
                 let id = self.seen.n_vocab as u64;
-                self.seen.add_vocab(id, hash.flatten().unwrap_or_default());
+                self.seen.add_vocab(id, hash.flatten());
             }
-            at @ At::Part { .. } => while seq.next_element_seed(self.inner(at))?.is_some() {},
+            at @ (At::Part { .. } | At::Around) => while seq.next_element_seed(self.inner(at))?.is_some() {},
             At::Top | At::AddedToken | At::Model => return Err(A::Error::invalid_type(serde::de::Unexpected::Seq, &self)),
         }
         Ok(())
@@ -311,10 +345,11 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
     fn visit_str<E: Error>(self, text: &str) -> std::result::Result<(), E> {
         match self.at {
-            At::Part { .. } => Ok(()),
+            At::Part { .. } | At::Around => Ok(()),
             // A vocabulary that is a list of bare tokens fits no kind of model.
             At::Scored => {
-                self.seen.add_vocab(self.seen.n_vocab as u64, self.seen.hash.bytes(text.as_bytes()));
+                let hash = (!text.is_empty()).then(|| self.seen.hash.bytes(text.as_bytes()));
+                self.seen.add_vocab(self.seen.n_vocab as u64, hash);
                 Ok(())
             }
             _ => Err(E::invalid_type(serde::de::Unexpected::Str(shorten(text)), &self)),
@@ -333,6 +368,10 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_u64<E: Error>(self, found: u64) -> std::result::Result<(), E> {
+        if matches!(self.at, At::Around) {
+            self.seen.around.push(found);
+            return Ok(());
+        }
         self.scalar(serde::de::Unexpected::Unsigned(found))
     }
 

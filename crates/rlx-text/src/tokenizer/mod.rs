@@ -118,8 +118,8 @@ impl Tokenizer {
         let mut tokenizer = Self::from_bytes(&read(path)?).map_err(in_file)?;
         let config = path.with_file_name("tokenizer_config.json");
         if config.is_file() {
-            let config: Value =
-                serde_json::from_slice(&read(&config)?).map_err(|e| TextError::json(config.display().to_string(), e.to_string()))?;
+            let bytes = read(&config)?;
+            let config: Value = serde_json::from_slice(&bytes).map_err(|e| TextError::syntax(config.display().to_string(), &bytes, &e))?;
             tokenizer.apply_config(&config).map_err(in_file)?;
         }
         Ok(tokenizer)
@@ -244,8 +244,9 @@ impl Tokenizer {
     /// # Errors
     /// The decoder of a `tokenizer.json` failed.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        if let (Encoder::Hf(inner), Decoding::Window | Decoding::WindowHoldingBytes) = (&self.encoder, self.decoding()) {
-            return inner.decode(ids, skip_special);
+        match (&self.encoder, self.decoding()) {
+            (_, Decoding::Bytes) | (Encoder::Gguf(_), _) => {}
+            (Encoder::Hf(inner), _) => return inner.decode(ids, skip_special),
         }
         Ok(self.vocabulary.join(ids.iter().copied().filter(|&id| !(skip_special && self.is_control(id)))))
     }

@@ -12,6 +12,8 @@ pub(crate) enum Decoding {
     Window,
     /// As `Window`; a run of byte tokens becomes text as a whole.
     WindowHoldingBytes,
+    /// Any token may change the text of any other.
+    Whole,
 }
 
 /// How the tokens of a GGUF vocabulary become text.
