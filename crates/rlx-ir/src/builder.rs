@@ -26,7 +26,8 @@ pub struct Diag {
 
 impl fmt::Display for Diag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.scope.is_empty() {
+        // The full name of a parameter says its scope.
+        if !self.scope.is_empty() && !self.what.starts_with(&self.scope) {
             write!(f, "{}: ", self.scope)?;
         }
         f.write_str(&self.what)?;
@@ -42,12 +43,18 @@ impl fmt::Display for Diag {
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub struct Diags(pub Vec<Diag>);
 
+/// Most mistakes of a build that its message tells.
+const MOST: usize = 16;
+
 impl fmt::Display for Diags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, d) in self.0.iter().enumerate() {
+        for (i, d) in self.0.iter().take(MOST).enumerate() {
             write!(f, "{}{d}", if i > 0 { "\n" } else { "" })?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(MOST) {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more"),
+        }
     }
 }
 
@@ -254,24 +261,23 @@ impl<'g> Scope<'g> {
     pub fn param(&self, name: &str, shape: impl Into<Shape>) -> Val<'g> {
         let (path, shape) = (self.join(name), shape.into());
         let ty = (self.b.param_types)(&path, &shape.0).and_then(|dtype| {
-            let ty = Type::Tensor(dtype, shape);
+            let ty = Type::Tensor(dtype, shape.clone());
             ty.check_blocks().map(|()| ty)
         });
-        let ty = match ty {
-            Ok(ty) => ty,
-            Err(why) => {
-                self.b.diag(&self.path, &path, why);
-                Type::Poison
-            }
-        };
         let known = self.b.inner.borrow().graph.params.iter().find(|p| *p.name == *path).map(|p| p.value);
         if let Some(id) = known {
             let v = Val { b: self.b, id };
-            if v.ty() != ty && ty != Type::Poison && v.ty() != Type::Poison {
-                self.b.diag(&self.path, &path, format!("is asked for as {ty} and was {} before", v.ty()));
+            match ty {
+                Ok(ty) if v.ty() != ty => self.b.diag(&self.path, &path, format!("is asked for as {ty} and was {} before", v.ty())),
+                _ => {}
             }
             return v;
         }
+        // One that cannot be had still has its shape, so that building goes on to the next mistake.
+        let ty = ty.unwrap_or_else(|why| {
+            self.b.diag(&self.path, &path, why);
+            Type::Tensor(self.b.options.compute, shape)
+        });
         let id = self.b.inner.borrow_mut().graph.add_param(&path, ty);
         Val { b: self.b, id }
     }
@@ -283,6 +289,9 @@ impl<'g> Scope<'g> {
 
     /// `x · Wᵀ` with `name.weight` of shape `[out, in]`.  x: […, in] → […, out].
     pub fn linear(&self, name: &str, x: Val<'g>, out: usize) -> Val<'g> {
+        if x.ty() == Type::Poison {
+            return x; // its width is not known
+        }
         let w = self.param(&format!("{name}.weight"), [Dim::from(out), x.last_dim()]);
         self.emit(Linear::plain(1), &[x, w])
     }
@@ -299,6 +308,9 @@ impl<'g> Scope<'g> {
 
     /// Root-mean-square norm over the last dimension with `name.weight`.
     pub fn rms_norm(&self, name: &str, x: Val<'g>, eps: f64) -> Val<'g> {
+        if x.ty() == Type::Poison {
+            return x; // its width is not known
+        }
         let w = self.param(&format!("{name}.weight"), [x.last_dim()]);
         self.emit(RmsNorm { eps }, &[x, w])
     }

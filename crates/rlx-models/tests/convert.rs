@@ -278,3 +278,110 @@ fn the_written_tokenizer_json_stands_alone() {
     assert_eq!(t.eos(), t.id("<|im_end|>"));
     assert_same_text(&root("weights/rlx-tiny-chat"), &dir.path().join("hf"));
 }
+
+/// Names and shapes of a safetensors file, as its header has them.
+fn header(file: &Path) -> Value {
+    let bytes = std::fs::read(file).unwrap();
+    let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    serde_json::from_slice(&bytes[8..8 + n]).unwrap()
+}
+
+/// The values of a tensor.
+fn values(c: &Checkpoint, name: &str) -> Vec<f32> {
+    let v = c.get(name).unwrap();
+    let (mut out, columns) = (vec![], v.shape.last().copied().unwrap());
+    let cast = rlx_core::convert::Caster::new(v.dtype, rlx_ir::DType::F32).unwrap();
+    cast.run(v.bytes(), columns, &mut |b| {
+        out.extend(b.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)));
+        Ok(())
+    })
+    .unwrap();
+    out
+}
+
+/// The same values in every tensor.
+fn assert_same_values(a: &Path, b: &Path) {
+    let (a, b) = (open(a), open(b));
+    assert_eq!(a.tensors().len(), b.tensors().len());
+    for t in a.tensors() {
+        assert!(values(&a, &t.name) == values(&b, &t.name), "{}", t.name);
+    }
+}
+
+/// Quantised matrices of `b` are those of `a` as near as affine groups can be, everything else is the same.  A group of
+/// range `r` has steps of `r / (2^bits - 1)`; MLX moves the grid such that its far end is off by up to half a step
+/// more; scale and bias are bf16.  Returns how many matrices are quantised.
+fn assert_within_a_step(a: &Path, b: &Path, bits: usize, group: usize) -> usize {
+    let (a, b) = (open(a), open(b));
+    let mut quantised = 0;
+    for t in a.tensors() {
+        let (x, y) = (values(&a, &t.name), values(&b, &t.name));
+        assert_eq!(x.len(), y.len(), "{}", t.name);
+        if x == y {
+            continue;
+        }
+        quantised += 1;
+        assert!(t.shape.len() == 2 && t.shape[1].is_multiple_of(group), "{} is no matrix of whole groups", t.name);
+        for (x, y) in x.chunks(group).zip(y.chunks(group)) {
+            let (low, high) = x.iter().fold((f32::MAX, f32::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
+            let (range, most) = (high - low, high.abs().max(low.abs()));
+            let bound = range / ((1 << bits) - 1) as f32 * 1.01 + (2.0 * range + most) / 256.0;
+            assert!(x.iter().zip(y).all(|(p, q)| (p - q).abs() <= bound), "{}: {x:?} {y:?}", t.name);
+        }
+    }
+    quantised
+}
+
+#[test]
+fn mlx_checkpoints_are_what_mlx_writes_and_convert_onwards() {
+    let source = root("weights/rlx-tiny-chat");
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for (bits, group) in [(8, 32), (4, 64), (3, 128)] {
+        let (mlx, hf, gguf) = (at(&format!("mlx{bits}")), at(&format!("hf{bits}")), at(&format!("m{bits}.gguf")));
+        convert(&source, &mlx, Target::Mlx { bits, group, shard_bytes: SHARD });
+        let config: Value = serde_json::from_slice(&std::fs::read(mlx.join("config.json")).unwrap()).unwrap();
+        assert_eq!((&config["quantization"]["bits"], &config["quantization"]["group_size"]), (&json!(bits), &json!(group)));
+        let head = header(&mlx.join("model.safetensors"));
+        let part = |name: &str| (head[name]["dtype"].clone(), head[name]["shape"].clone());
+        let q = "model.layers.0.self_attn.q_proj";
+        assert_eq!(part(&format!("{q}.weight")), (json!("U32"), json!([256, 256 * bits / 32])));
+        for name in ["scales", "biases"] {
+            assert_eq!(part(&format!("{q}.{name}")), (json!("BF16"), json!([256, 256 / group])));
+        }
+        assert_eq!(part("model.norm.weight"), (json!("BF16"), json!([256])));
+
+        // What MLX's files stand for, written out: the same in every format, bit for bit.
+        convert(&mlx, &hf, HF);
+        let plain: Value = serde_json::from_slice(&std::fs::read(hf.join("config.json")).unwrap()).unwrap();
+        assert!(plain.get("quantization").is_none() && plain.get("quantization_config").is_none());
+        assert_same_values(&mlx, &hf);
+        assert_eq!(assert_within_a_step(&source, &hf, bits, group), 1 + 8 * 7, "the embedding, and seven matrices a layer");
+        convert(&mlx, &gguf, GGUF);
+        convert(&gguf, &at(&format!("again{bits}")), HF);
+        assert_same_values(&hf, &at(&format!("again{bits}")));
+        assert_eq!(settings(&gguf), settings(&source));
+        assert_same_text(&source, &gguf);
+    }
+    // From GGUF: the same codes as from the checkpoint it was made of.
+    convert(&source, &at("f.gguf"), GGUF);
+    let target = Target::Mlx { bits: 4, group: 64, shard_bytes: SHARD };
+    convert(&at("f.gguf"), &at("mlx-of-gguf"), target);
+    assert_same_values(&at("mlx4"), &at("mlx-of-gguf"));
+    let refused = try_convert(&source, &at("x"), Target::Mlx { bits: 7, group: 64, shard_bytes: SHARD }, false);
+    assert!(refused.unwrap_err().to_string().contains('7'));
+}
+
+/// Rows that are no whole groups stay as they are, as mlx-lm leaves them.
+#[test]
+fn rows_that_are_no_whole_groups_are_not_quantised() {
+    let source = root("crates/rlx-qwen3/tests/fixtures/qwen3");
+    let dir = tempfile::tempdir().unwrap();
+    let mlx = dir.path().join("mlx");
+    convert(&source, &mlx, Target::Mlx { bits: 4, group: 64, shard_bytes: SHARD });
+    let head = header(&mlx.join("model.safetensors"));
+    let has = |name: &str| head.get(name).is_some();
+    assert!(has("model.layers.0.self_attn.q_proj.scales") && !has("model.layers.0.mlp.down_proj.scales"), "rows of 64 and of 96");
+    assert_eq!(head["model.layers.0.mlp.down_proj.weight"]["shape"], json!([64, 96]));
+    assert!(assert_within_a_step(&source, &mlx, 4, 64) > 0);
+}

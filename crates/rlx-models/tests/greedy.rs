@@ -109,6 +109,23 @@ fn q8_0() {
     answers(&file);
 }
 
+/// Converted and quantised by our own programs.
+#[test]
+fn quantised_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let args = |list: &[&std::ffi::OsStr]| list.iter().map(Into::into).collect::<Vec<std::ffi::OsString>>();
+    let source = path("source.gguf");
+    let weights = root("weights/rlx-tiny-chat");
+    assert_eq!(rlx_models::run::convert_main(args(&[weights.as_os_str(), source.as_os_str()])).unwrap(), 0);
+    for ty in ["Q8_0", "Q4_K_M"] {
+        let out = path(&format!("{ty}.gguf"));
+        let list = args(&["--quiet".as_ref(), source.as_os_str(), out.as_os_str(), ty.as_ref()]);
+        assert_eq!(rlx_models::run::quantize_main(list).unwrap(), 0);
+        answers(&out);
+    }
+}
+
 /// Dequantised at load, a quantised file answers the same.
 #[test]
 fn unpacked() {
@@ -116,4 +133,52 @@ fn unpacked() {
     let weights = root("weights/rlx-tiny-chat-gguf");
     let mut runner = Qwen3Runner::builder().weights(&weights).packed_weights(false).max_seq(512).build().unwrap();
     assert_eq!(check(&mut runner, "unpacked"), 14);
+}
+
+/// The shipped model in MLX's format: groups of 64 with so many bits.
+fn mlx(bits: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let args = [root("weights/rlx-tiny-chat").into_os_string(), dir.path().join("mlx").into(), "--bits".into(), bits.into()];
+    assert_eq!(rlx_models::run::convert_main(args).unwrap(), 0);
+    dir
+}
+
+#[test]
+fn mlx_8_bit() {
+    let dir = mlx("8");
+    answers(&dir.path().join("mlx"));
+}
+
+/// KL divergence of the next token's distribution from the unquantised model's, averaged over all prompts.
+#[test]
+fn mlx_4_bit_stays_near_the_unquantised_model() {
+    let dir = mlx("4");
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let packed = dir.path().join("mlx");
+    let load = |w: &Path, keep: bool| {
+        Qwen3Runner::builder().weights(w).precision(Precision::Exact).packed_weights(keep).max_seq(512).build().unwrap()
+    };
+    let (mut plain, mut small, mut wide) = (load(&root("weights/rlx-tiny-chat"), true), load(&packed, true), load(&packed, false));
+    let (mut sum, mut same, cases) = (0.0, 0, cases());
+    for case in &cases {
+        let ids = ids(&case["prompt_ids"]);
+        let logits = [&mut plain, &mut small, &mut wide].map(|r| r.predict_logits(&ids).unwrap());
+        let [p, q] = [&logits[0], &logits[1]].map(|l| log_probabilities(l));
+        sum += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+        let best = |v: &[f64]| v.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+        same += usize::from(best(&p) == best(&q));
+        // Packed and dequantised, the same weights.
+        let most = logits[2].iter().fold(0f32, |m, v| m.max(v.abs()));
+        assert!(logits[1].iter().zip(&logits[2]).all(|(a, b)| (a - b).abs() <= 1e-4 * most), "{}", case["name"]);
+    }
+    let mean = sum / cases.len() as f64;
+    eprintln!("mean KL {mean:.5}, {same} of {} first tokens the same", cases.len());
+    assert!(mean > 0.0 && mean < 0.05, "{mean}");
+    assert!(same + 1 >= cases.len(), "{same} of {} first tokens are the same", cases.len());
+}
+
+fn log_probabilities(logits: &[f32]) -> Vec<f64> {
+    let most = logits.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+    let sum: f64 = logits.iter().map(|v| f64::from(v - most).exp()).sum();
+    logits.iter().map(|v| f64::from(v - most) - sum.ln()).collect()
 }

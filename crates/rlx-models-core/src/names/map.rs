@@ -109,6 +109,11 @@ impl WeightMap {
         Some(by_application.or_else(|| self.table?.to_hf(stored))?.0)
     }
 
+    /// Whether the table has a place for this name of the file.
+    fn is_known(&self, stored: &str) -> bool {
+        self.translated(stored).is_some() || (self.checkpoint.gguf().is_none() && self.table.is_some_and(|t| t.to_gguf(stored).is_some()))
+    }
+
     /// Every tensor, with its checkpoint name, in the order of names in the file.
     pub fn iter(&self) -> impl Iterator<Item = (String, &TensorMeta)> {
         self.checkpoint.tensors().map(|t| (self.translated(&t.name).unwrap_or_else(|| t.name.clone()), t))
@@ -229,7 +234,12 @@ impl WeightMap {
 
     fn missing(&self, name: &str) -> Missing {
         let (stored, _) = self.stored(name);
-        let nearest = nearest(&stored, self.checkpoint.tensors().map(|t| t.name.as_str()));
+        // A name that belongs to nothing else is likelier the one that is meant than the neighbour in the next layer.
+        let (known, odd): (Vec<&str>, Vec<&str>) = self.checkpoint.tensors().map(|t| t.name.as_str()).partition(|n| self.is_known(n));
+        let mut near = nearest(&stored, odd);
+        near.extend(nearest(&stored, known));
+        near.truncate(3);
+        let nearest = near;
         Missing { name: name.into(), stored: Some(stored).filter(|s| s != name), nearest }
     }
 }

@@ -1,10 +1,13 @@
 //! `rlx-run auto WEIGHTS …`: the family's program, chosen by what the weights say they are.
 
+use super::check::Report;
 use crate::families;
+use anyhow::anyhow;
 use rlx_cli::Usage;
+use rlx_core::check::{Judgement, Verdict};
 use rlx_core::weights::LoadOpts;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     if args.iter().any(|a| a == "--help" || a == "-h" || a == "--version" || a == "-V") {
@@ -23,7 +26,24 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     if let Some(i) = value(&args, &["--gguf-index"]).and_then(|v| v.to_str()?.parse().ok()) {
         opts = opts.gguf_index(i);
     }
-    (families::at(&path, &opts)?.run)(program, args)
+    match families::at(&path, &opts) {
+        Ok(entry) => (entry.run)(program, args),
+        Err(e) => Err(told(&path, &opts, e)),
+    }
+}
+
+/// What weights that no family answers to are, where that is known: a part of a model, or a model of another kind.
+fn told(path: &Path, opts: &LoadOpts, e: anyhow::Error) -> anyhow::Error {
+    match Report::at(path, opts).map(|r| r.judgement) {
+        Ok(Judgement { verdict: Verdict::KnownUnimplemented(what), kind, reasons, .. }) => {
+            let (kind, reasons) = (kind.to_string(), reasons.join("; "));
+            let what = if what.starts_with(&kind) { what } else { format!("{kind}: {what}") };
+            let names: Vec<&str> = families::all().iter().map(|e| e.family.name()).collect();
+            let (path, names) = (path.display(), names.join(", "));
+            anyhow!("{path}: cannot run here: {what} ({reasons}); families of this build: {names}; rlx-inspect {path} tells more")
+        }
+        _ => e,
+    }
 }
 
 /// The value of a flag, as `--flag value` or `--flag=value`.
