@@ -224,6 +224,22 @@ fn unknown_tensor_types_and_quantisations_are_what_is_unimplemented() {
     assert!(unimplemented(&j).contains("\"quip\""), "{}", j.verdict);
 }
 
+/// What the weights can be read with is no obstacle: a weight of MLX in 4 bits, with its scales and biases.
+#[test]
+fn quantised_weights_that_can_be_read_are_supported() {
+    let header = r#"{"model.embed_tokens.weight":{"dtype":"U32","shape":[1,4],"data_offsets":[0,16]},
+        "model.embed_tokens.scales":{"dtype":"F16","shape":[1,1],"data_offsets":[16,18]},
+        "model.embed_tokens.biases":{"dtype":"F16","shape":[1,1],"data_offsets":[18,20]}}"#;
+    let config = CONFIG.replace(r#""vocab_size""#, r#""quantization":{"bits":4,"group_size":32},"vocab_size""#);
+    let weights = safetensors(header, &[0; 20]);
+    let dir = dir_with(&[("config.json", config.as_bytes()), ("model.safetensors", &weights), ("tokenizer.json", b"{}")]);
+    let j = check(dir.path());
+    assert_eq!(j.verdict, SUPPORTED, "{:?}", j.reasons);
+    // The twin: the same weights when the settings do not say how they are quantised.
+    std::fs::write(dir.path().join("config.json"), CONFIG).unwrap();
+    assert!(unimplemented(&check(dir.path())).contains("quantization"), "{:?}", check(dir.path()));
+}
+
 #[test]
 fn hostile_names_stay_on_one_short_line() {
     let arch = format!("\u{1b}[31m\n{}", "x".repeat(1 << 20));

@@ -165,7 +165,7 @@ pub struct Outline {
     pub pipeline: Option<String>,
     /// `_class_name` of a diffusers `config.json`.
     pub diffusers_class: Option<String>,
-    /// A quantisation that `config.json` names and that cannot be read.
+    /// A quantisation that `config.json` names and that cannot be read, and why.
     pub quantisation: Option<String>,
 }
 
@@ -223,6 +223,8 @@ impl Outline {
 
     fn take_checkpoint(&mut self, c: &Checkpoint) {
         let tensors = c.tensors().map(OutlineTensor::from).collect();
+        let refused = c.quantization().and_then(|q| Some((&q.method, q.refused.as_ref()?)));
+        self.quantisation = refused.map(|(method, why)| format!("{}: {why}", quote(method)));
         match (c.format(), c.gguf()) {
             (WeightFormat::Gguf, Some(gguf)) => self.take_gguf(gguf, tensors),
             _ => self.take_safetensors(tensors),
@@ -257,7 +259,6 @@ impl Outline {
                 let doc = ConfigDoc::from_bytes(&file, bytes)?;
                 (self.model_type, self.architectures) = (doc.model_type()?, doc.architectures()?);
                 self.diffusers_class = doc.opt_string("_class_name")?;
-                self.quantisation = quantisation(&doc)?;
                 self.settings = Some(ConfigSource::from_doc(doc, None)?);
             }
             _ => {}
@@ -297,23 +298,6 @@ impl Outline {
         let order = [Container::Safetensors, Container::Gguf, Container::PyTorch, Container::Onnx, Container::TensorFlow];
         order.into_iter().find(|c| found(*c)).unwrap_or(Container::None)
     }
-}
-
-/// The quantisation that the settings name.
-fn quantisation(doc: &ConfigDoc) -> Result<Option<String>, ConfigError> {
-    if let Some(q) = doc.opt_object("quantization_config")?
-        && let Some(method) = q.opt_string("quant_method")?
-    {
-        return Ok(Some(quote(&method)));
-    }
-    for name in ["quantization", "quantization_config"] {
-        if let Some(q) = doc.opt_object(name)?
-            && let (Some(bits), Some(group)) = (q.opt_usize("bits")?, q.opt_usize("group_size")?)
-        {
-            return Ok(Some(format!("of MLX: {bits} bits, groups of {group}")));
-        }
-    }
-    Ok(None)
 }
 
 fn list(dir: &Path) -> Result<Vec<FileEntry>, WeightsError> {
