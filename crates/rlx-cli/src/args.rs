@@ -1,11 +1,14 @@
 //! Flags shared by programs, in groups that programs flatten into their own.
 
+use crate::term::{Bar, Notes};
 use crate::{EXIT_CODES, Usage};
 use clap::Parser;
 use rlx_compile::Profile;
+use rlx_core::hub::{Hub, HubError, HubOptions, Spec};
 use rlx_core::weights::LoadOpts;
 use rlx_lm::{GenerateOptions, LmBuilder, LmError, LmFamily, Precision, SamplerParams, resolve_profile};
 use rlx_runtime::{Device, DeviceError};
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -75,6 +78,61 @@ impl DeviceArgs {
     }
 }
 
+/// A checkpoint of the Hugging Face Hub.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct HubArgs {
+    /// Weights of the Hugging Face Hub instead of a path, downloaded once: org/repo, a file of it by a part of its
+    /// name (org/repo:Q8_0), a branch, tag or commit (org/repo@main)
+    #[arg(long, value_name = "ORG/REPO")]
+    pub hf: Option<String>,
+    /// Use what was downloaded before; never ask the Hub
+    #[arg(long)]
+    pub offline: bool,
+}
+
+impl HubArgs {
+    /// What the environment and the flags say.
+    pub fn options(&self) -> HubOptions {
+        HubOptions::from_env().offline(self.offline)
+    }
+
+    /// The repository of `--hf`.
+    pub fn spec(&self) -> anyhow::Result<Option<Spec>> {
+        self.hf.as_deref().map(spec).transpose()
+    }
+
+    /// The weights of a repository, downloaded with a progress bar where they are not here.
+    pub fn fetch(&self, spec: &Spec, opts: &LoadOpts, notes: &Notes) -> anyhow::Result<PathBuf> {
+        let mut bar: Option<(String, Bar)> = None;
+        let found = Hub::new(self.options()).fetch(spec, &opts.resolve, &mut |file, done, all| {
+            if bar.as_ref().is_none_or(|b| b.0 != file) {
+                bar.take().inspect(|b| b.1.clear());
+                bar = Some((file.to_owned(), notes.download_bar(file)));
+            }
+            bar.iter().for_each(|b| b.1.at(done, all));
+        });
+        bar.take().inspect(|b| b.1.clear());
+        Ok(found?)
+    }
+
+    /// The weights that were named, by a path or by `--hf`.
+    pub fn weights(&self, path: Option<&Path>, opts: &LoadOpts, notes: &Notes) -> anyhow::Result<PathBuf> {
+        match (path, self.spec()?) {
+            (Some(path), None) => Ok(path.to_owned()),
+            (None, Some(spec)) => self.fetch(&spec, opts, notes),
+            (Some(_), Some(_)) => Err(Usage("--hf and a path: name the weights once".into()).into()),
+            (None, None) => Err(Usage(NO_WEIGHTS.into()).into()),
+        }
+    }
+}
+
+const NO_WEIGHTS: &str = "no weights given: name a .safetensors or .gguf file, a directory of them, or --hf org/repo";
+
+/// A repository as `--hf` takes it.
+pub fn spec(text: &str) -> anyhow::Result<Spec> {
+    text.parse().map_err(|e: HubError| Usage(e.to_string()).into())
+}
+
 /// Which weights, and how to hold them.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
@@ -85,6 +143,14 @@ pub struct ModelArgs {
     /// The same as the positional argument
     #[arg(long, short, value_name = "PATH")]
     pub weights: Option<PathBuf>,
+    /// Weights of the Hub.
+    #[command(flatten)]
+    pub hub: HubArgs,
+    /// No progress bar for downloads.
+    #[arg(skip)]
+    pub quiet: bool,
+    #[arg(skip)]
+    found: OnceCell<PathBuf>,
     /// Which of a directory's GGUF files to take, by quantisation
     #[arg(long, alias = "prefer", value_name = "NAME", default_value = "Q4_K_M")]
     pub prefer_quant: String,
@@ -107,10 +173,14 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// The weights that were named.
+    /// The weights that were named; those of the Hub are downloaded when this is first asked.
     pub fn weights(&self) -> anyhow::Result<&Path> {
+        if let Some(found) = self.found.get() {
+            return Ok(found);
+        }
         let path = self.path.as_deref().or(self.weights.as_deref());
-        path.ok_or_else(|| Usage("no weights given: name a .safetensors or .gguf file, or a directory of them".into()).into())
+        let found = self.hub.weights(path, &self.load_opts(), &Notes::new(self.quiet))?;
+        Ok(self.found.get_or_init(|| found))
     }
 
     /// How to choose among the files of a directory.

@@ -21,6 +21,9 @@ Examples:
     echo \"What is 17 plus 25?\" | $P weights/rlx-tiny-chat --json --quiet
   Less greedy, but repeatable:
     $P model-Q4_K_M.gguf --prompt \"Tell me a story.\" --temperature 0.7 --top-p 0.9 --seed 1
+  Weights of the Hugging Face Hub, kept where huggingface_hub keeps them (HF_HOME):
+    $P --hf Qwen/Qwen3-0.6B
+    $P --hf unsloth/Qwen3-0.6B-GGUF:Q8_0 --offline
   Exactly what the checkpoint computes, in f32 throughout, and what compiling did:
     $P weights/rlx-tiny-chat --prompt Hi --profile exact --explain
 
@@ -87,7 +90,8 @@ pub(crate) struct Answerer {
 /// Runs the program of `family` on these arguments (without its name); returns the exit code.
 pub fn run(family: &'static dyn LmFamily, program: &str, args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
     rlx_core::registry::register(family);
-    let args = parse(program, args)?;
+    let mut args = parse(program, args)?;
+    args.model.quiet = args.output.quiet;
     let mut options = args.generate.options()?;
     let (tools, variables) = (args.prompt.tools()?, args.prompt.variables()?);
     let notes = Notes::new(args.output.quiet);

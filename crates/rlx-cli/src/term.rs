@@ -2,6 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rlx_lm::Generation;
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -36,6 +37,12 @@ impl Notes {
         Bar::new(self.bars, what, "{msg:<8} [{bar:32}] {bytes} of {total_bytes}")
     }
 
+    /// A progress bar over the bytes of a file that is being downloaded.
+    pub fn download_bar(&self, file: &str) -> Bar {
+        let name = file.rsplit('/').next().unwrap_or(file).to_owned();
+        Bar::new(self.bars, name, "{msg} [{bar:32}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")
+    }
+
     /// A progress bar over tokens.
     pub fn tokens_bar(&self, what: &'static str) -> Bar {
         Bar::new(self.bars, what, "{msg:<8} [{bar:32}] {pos} of {len} tokens")
@@ -53,7 +60,7 @@ struct Inner {
 }
 
 impl Bar {
-    fn new(on: bool, what: &'static str, template: &str) -> Bar {
+    fn new(on: bool, what: impl Into<Cow<'static, str>>, template: &str) -> Bar {
         Bar(on.then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()).with_message(what);
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());

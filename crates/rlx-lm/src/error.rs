@@ -9,6 +9,9 @@ pub enum LmError {
     /// The checkpoint cannot be opened.
     #[error(transparent)]
     Weights(#[from] rlx_core::weights::WeightsError),
+    /// The checkpoint cannot be had from the Hugging Face Hub.
+    #[error(transparent)]
+    Hub(#[from] rlx_core::hub::HubError),
     /// The checkpoint has not the weights of the model.
     #[error(transparent)]
     Names(#[from] rlx_core::names::NamesError),

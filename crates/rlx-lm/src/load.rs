@@ -115,6 +115,15 @@ impl LmBuilder {
         self
     }
 
+    /// The checkpoint of the Hugging Face Hub that `name` means: `org/repo`, `org/repo:Q4_K_M`, `org/repo@revision`.
+    /// It is downloaded now, unless the cache has it; see [`rlx_core::hub`].
+    ///
+    /// # Errors
+    /// [`LmError::Hub`].
+    pub fn pretrained(self, name: &str) -> Result<Self> {
+        Ok(self.weights(rlx_core::hub::from_pretrained(name)?))
+    }
+
     /// Where to run; the processor unless said otherwise.
     pub fn device(mut self, device: Device) -> Self {
         self.device = device;

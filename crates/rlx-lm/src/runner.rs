@@ -51,6 +51,15 @@ impl LmRunner {
         LmBuilder::new(family)
     }
 
+    /// The model of the Hugging Face Hub that `name` means, with everything as it is by default: see
+    /// [`LmBuilder::pretrained`].
+    ///
+    /// # Errors
+    /// Everything that downloading and loading may say.
+    pub fn from_pretrained(family: &'static dyn LmFamily, name: &str) -> Result<LmRunner> {
+        LmRunner::builder(family).pretrained(name)?.build()
+    }
+
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         model: Box<dyn LmModel>,

@@ -9,6 +9,7 @@
 //! - [`registry`]: what a checkpoint is, and which family answers to it.
 //! - [`convert`]: the pieces of conversion between formats.
 //! - [`check`]: what a file or directory is and whether it can run, judged without tensor data.
+//! - [`hub`]: checkpoints of the Hugging Face Hub, through its cache on disk.
 //! - [`vocab`]: the tokenizer metadata of a GGUF file as plain data.
 //!
 //! This crate knows no family and no device.  Nothing in it panics on input: every size is checked against the bytes
@@ -17,6 +18,7 @@
 pub mod check;
 pub mod config;
 pub mod convert;
+pub mod hub;
 mod message;
 pub mod names;
 pub mod registry;

@@ -24,7 +24,7 @@ use rlx_core::names::{HeadCounts, NameTable};
 use rlx_core::registry::Family;
 use rlx_flow::LmInputs;
 use rlx_ir::{Scope, Val};
-use rlx_lm::{LmBuilder, LmFamily, LmModel, LmRunner};
+use rlx_lm::{LmBuilder, LmError, LmFamily, LmModel, LmRunner};
 
 /// The family, for registries.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,5 +85,13 @@ impl Qwen3Runner {
     /// Says what to load; `build()` loads it.
     pub fn builder() -> LmBuilder {
         LmRunner::builder(&Qwen3)
+    }
+
+    /// The model of the Hugging Face Hub that `name` means: `org/repo`, `org/repo:Q4_K_M`, `org/repo@revision`.
+    ///
+    /// # Errors
+    /// Everything that downloading and loading may say.
+    pub fn from_pretrained(name: &str) -> Result<LmRunner, LmError> {
+        LmRunner::from_pretrained(&Qwen3, name)
     }
 }

@@ -27,7 +27,15 @@ pub(super) struct Index {
 impl Index {
     /// Reads the index and makes sure that all its shards exist.
     pub fn open(path: &Path) -> Result<Index, WeightsError> {
-        let bytes = map::read_small(path, MAX_INDEX_BYTES)?;
+        let index = Index::parse(map::read_small(path, MAX_INDEX_BYTES)?, path)?;
+        let missing: Vec<String> = index.shards.iter().filter(|s| !path.with_file_name(s).exists()).cloned().collect();
+        if !missing.is_empty() {
+            return Err(WeightsError::MissingShards { file: path.into(), count: index.shards.len(), missing });
+        }
+        Ok(index)
+    }
+
+    fn parse(bytes: Vec<u8>, path: &Path) -> Result<Index, WeightsError> {
         let text = String::from_utf8(bytes).map_err(|e| WeightsError::Header {
             file: path.into(),
             field: "index",
@@ -52,12 +60,7 @@ impl Index {
             let (found, expected) = ("no tensors".into(), "a weight_map that names shards".into());
             return Err(WeightsError::Index { file: path.into(), field: "weight_map", found, expected });
         }
-        let shards: Vec<String> = shards.into_iter().collect();
-        let missing: Vec<String> = shards.iter().filter(|s| !path.with_file_name(s).exists()).cloned().collect();
-        if !missing.is_empty() {
-            return Err(WeightsError::MissingShards { file: path.into(), count: shards.len(), missing });
-        }
-        Ok(Index { path: path.into(), text, shards })
+        Ok(Index { path: path.into(), text, shards: shards.into_iter().collect() })
     }
 
     /// Makes sure that every tensor is in the shard that the index names; `file_of` says where it is.
@@ -78,6 +81,12 @@ impl Index {
         }
         Ok(())
     }
+}
+
+/// The shards that an index names, wherever they are; `path` is for messages.
+#[cfg(feature = "hub")]
+pub(crate) fn shards_in(bytes: Vec<u8>, path: &Path) -> Result<Vec<String>, WeightsError> {
+    Index::parse(bytes, path).map(|index| index.shards)
 }
 
 /// Why a shard name is refused: names are made of ordinary characters and lead nowhere else.

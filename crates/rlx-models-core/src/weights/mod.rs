@@ -40,7 +40,13 @@ pub use resolve::{gguf_files, resolve_weights};
 pub use safetensors::{MAX_DIMS, MAX_HEADER_BYTES, MAX_NAME_BYTES};
 pub use tensor::{StoredType, TensorMeta, TensorView};
 
+#[cfg(feature = "hub")]
+pub(crate) use index::shards_in;
 pub(crate) use map::{open_regular, read_small};
+#[cfg(feature = "hub")]
+pub(crate) use resolve::{among, has_extension, is_index, is_projector, names_quant, part_number};
+#[cfg(feature = "hub")]
+pub(crate) use safetensors::parse as parse_safetensors;
 pub(crate) use safetensors::position;
 
 use crate::message::{nearest, quote};

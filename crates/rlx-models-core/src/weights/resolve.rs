@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const EXPECTED: &str = "model.safetensors, model.safetensors.index.json, one .safetensors or .gguf files";
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
 /// Most directory entries looked at.
 const MAX_ENTRIES: usize = 65_536;
 /// Most files of a directory that registered formats are asked about.
@@ -20,7 +22,7 @@ fn gguf(file: PathBuf) -> Result<ResolvedWeights, WeightsError> {
 }
 
 /// Whether a file is the index of a sharded checkpoint.
-pub(super) fn is_index(file: &Path) -> bool {
+pub(crate) fn is_index(file: &Path) -> bool {
     file_name(file).ends_with(".index.json")
 }
 
@@ -58,25 +60,35 @@ pub fn resolve_weights(path: impl AsRef<Path>, opts: &ResolveWeightsOptions) -> 
 
 fn directory(dir: &Path, opts: &ResolveWeightsOptions) -> Result<ResolvedWeights, WeightsError> {
     let names = names(dir)?;
+    match among(dir, &names, opts) {
+        Err(WeightsError::NotFound { .. }) if custom::any() && !names.iter().any(|n| has_extension(n, "safetensors")) => {
+            registered(dir, names)
+        }
+        found => found,
+    }
+}
+
+/// Which of these files to open, by their names alone.  They lie in `dir`, which may be elsewhere; those in folders
+/// below it have `/` in their names, and are taken when they are GGUF files.
+pub(crate) fn among(dir: &Path, names: &[String], opts: &ResolveWeightsOptions) -> Result<ResolvedWeights, WeightsError> {
     let has = |name: &str| names.iter().any(|n| n == name);
-    let ggufs = ggufs(&names);
+    let ggufs = ggufs(names);
     if opts.gguf_index.is_some() && !ggufs.is_empty() {
         return choose(dir, &ggufs, opts);
     }
-    if has("model.safetensors") {
-        return safetensors(dir.join("model.safetensors"));
+    if has(SINGLE) {
+        return safetensors(dir.join(SINGLE));
     }
-    if has("model.safetensors.index.json") {
-        return safetensors(dir.join("model.safetensors.index.json"));
+    if has(INDEX) {
+        return safetensors(dir.join(INDEX));
     }
     if !ggufs.is_empty() {
         return choose(dir, &ggufs, opts);
     }
-    let single: Vec<&String> = names.iter().filter(|n| has_extension(n, "safetensors")).collect();
+    let single: Vec<&String> = names.iter().filter(|n| has_extension(n, "safetensors") && !n.contains('/')).collect();
     match single.as_slice() {
         [one] => safetensors(dir.join(one)),
-        [] if custom::any() => registered(dir, names),
-        _ => Err(WeightsError::NotFound { path: dir.into(), expected: EXPECTED, found: names }),
+        _ => Err(WeightsError::NotFound { path: dir.into(), expected: EXPECTED, found: names.to_vec() }),
     }
 }
 
@@ -144,7 +156,7 @@ fn choose(dir: &Path, names: &[&str], opts: &ResolveWeightsOptions) -> Result<Re
     if let [one] = whole.as_slice() {
         return found(one);
     }
-    let models: Vec<&str> = whole.iter().copied().filter(|n| !n.to_ascii_lowercase().starts_with("mmproj")).collect();
+    let models: Vec<&str> = whole.iter().copied().filter(|n| !is_projector(n)).collect();
     if let [one] = models.as_slice() {
         return found(one);
     }
@@ -157,6 +169,11 @@ fn choose(dir: &Path, names: &[&str], opts: &ResolveWeightsOptions) -> Result<Re
         [] => ambiguous(format!("{} GGUF files, none of them {quant}", whole.len())),
         _ => ambiguous(format!("{} GGUF files are {quant}", matching.len())),
     }
+}
+
+/// Whether a file is the projector of a multimodal model.
+pub(crate) fn is_projector(name: &str) -> bool {
+    name.rsplit('/').next().is_some_and(|n| n.to_ascii_lowercase().starts_with("mmproj"))
 }
 
 /// Whether a file name mentions the quantisation as a whole word: `x-Q4_K_M.gguf`, not `x-IQ4_K_M_L.gguf`.
@@ -179,7 +196,7 @@ pub(crate) fn part_number(name: &str) -> Option<u32> {
     if digits(part) && digits(count) { part.parse().ok() } else { None }
 }
 
-fn has_extension(name: &str, extension: &str) -> bool {
+pub(crate) fn has_extension(name: &str, extension: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(stem, e)| !stem.is_empty() && e.eq_ignore_ascii_case(extension))
 }
 

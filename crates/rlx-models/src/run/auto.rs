@@ -4,6 +4,8 @@ use super::check::Report;
 use crate::families;
 use anyhow::anyhow;
 use rlx_cli::Usage;
+use rlx_cli::args::HubArgs;
+use rlx_cli::term::Notes;
 use rlx_core::check::{Judgement, Verdict};
 use rlx_core::weights::LoadOpts;
 use std::ffi::OsString;
@@ -17,7 +19,6 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     let named = value(&args, &["--weights", "-w"]);
     let first = args.first().filter(|a| !a.to_string_lossy().starts_with('-')).cloned();
     let path = first.or(named).map(PathBuf::from);
-    let path = path.ok_or_else(|| Usage(format!("name the weights first: {program} WEIGHTS [FLAGS]")))?;
     // What is wrong with these flags, the family's program will say.
     let mut opts = LoadOpts::default();
     if let Some(name) = value(&args, &["--prefer-quant", "--prefer"]).and_then(|v| v.into_string().ok()) {
@@ -26,6 +27,15 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     if let Some(i) = value(&args, &["--gguf-index"]).and_then(|v| v.to_str()?.parse().ok()) {
         opts = opts.gguf_index(i);
     }
+    let hf = value(&args, &["--hf"]).and_then(|v| v.into_string().ok());
+    let path = match (path, hf) {
+        (Some(path), _) => path,
+        (None, Some(hf)) => {
+            let hub = HubArgs { hf: None, offline: args.iter().any(|a| a == "--offline") };
+            hub.fetch(&rlx_cli::args::spec(&hf)?, &opts, &Notes::new(args.iter().any(|a| a == "--quiet" || a == "-q")))?
+        }
+        (None, None) => return Err(Usage(format!("name the weights first: {program} WEIGHTS [FLAGS], or --hf ORG/REPO")).into()),
+    };
     match families::at(&path, &opts) {
         Ok(entry) => (entry.run)(program, args),
         Err(e) => Err(told(&path, &opts, e)),

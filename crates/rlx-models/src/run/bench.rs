@@ -78,6 +78,7 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
         args.model.device.set.insert(0, "packing=eager".into());
     }
 
+    args.model.quiet = args.quiet;
     let entry = families::at(args.model.weights()?, &args.model.load_opts())?;
     let started = Instant::now();
     let mut runner = args.model.builder(entry.family)?.build()?;

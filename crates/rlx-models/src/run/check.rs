@@ -3,10 +3,12 @@
 use crate::families;
 use anyhow::Context;
 use clap::Parser;
+use rlx_cli::args::{self, HubArgs};
 use rlx_cli::term::{human_bytes, human_count};
-use rlx_cli::{Usage, args};
+use rlx_cli::{Usage, describe};
 use rlx_core::check::{Judgement, Outline, Verdict, judge};
 use rlx_core::config::ConfigError;
+use rlx_core::hub::{Hub, HubError, Spec};
 use rlx_core::weights::LoadOpts;
 use rlx_gguf::GgufError;
 use rlx_lm::{LmError, LmFamily, LmPlan, LmRunner, Text};
@@ -19,6 +21,11 @@ const EXAMPLES: &str = "\
 Examples:
   $P model-Q4_K_M.gguf
   $P weights/rlx-tiny-chat --json
+  $P Qwen/Qwen3-0.6B                         of the Hugging Face Hub, before it is downloaded
+  $P unsloth/Qwen3-0.6B-GGUF:Q8_0
+
+Of a repository, the list of files, the settings and the headers of the weights are read; nothing is
+kept.  What the cache has is judged there.
 
 Verdicts and exit codes: SUPPORTED 0; KnownUnimplemented(WHAT) 3: it is known what this is, and WHAT
 cannot run here; MissingMetadata(KEYS) 4: settings or files that running needs are absent;
@@ -26,7 +33,7 @@ Unknown 5.  What cannot be read at all is an error, 1.
 
 --json prints one object.  Its members are always there, null where they do not apply:
   schema      1; changes when a member changes its meaning
-  place       the path
+  place       the path or repository
   verdict     SUPPORTED, KnownUnimplemented, MissingMetadata or Unknown
   kind        what it is: llm, multimodal, embedding, seq2seq, classifier, vision, asr, tts, audio,
               time-series, draft, mmproj, adapter, diffusion, vocab-only, imatrix, tokenizer, other, unknown
@@ -38,17 +45,20 @@ Unknown 5.  What cannot be read at all is an error, 1.
   format      safetensors, gguf, pytorch, onnx, tensorflow, ggml, imatrix or none
   name        general.architecture, model_type or the first of architectures
   tensors, parameters, bytes  counts from headers
-  memory      SUPPORTED, on disk: bytes that a run with the default context takes
+  memory      SUPPORTED: bytes that a run with the default context takes
+  read        of a repository: bytes that were read from the Hub
 
 ";
 
-/// Say what a file or a directory is, and whether it can run
+/// Say what a file, a directory or a repository of the Hugging Face Hub is, and whether it can run
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Args {
-    /// A weights file or a directory
-    #[arg(value_name = "PATH")]
-    place: String,
+    /// A weights file, a directory, or org/repo of the Hugging Face Hub (org/repo:Q8_0, org/repo@revision)
+    #[arg(value_name = "PATH|ORG/REPO", required_unless_present = "hf", conflicts_with = "hf")]
+    place: Option<String>,
+    #[command(flatten)]
+    hub: HubArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -63,13 +73,11 @@ pub(super) fn command(program: &str) -> clap::Command {
 
 pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     let args: Args = args::parse(program, EXAMPLES, args)?;
-    let path = Path::new(&args.place);
     let opts = LoadOpts::default().prefer_quant(&args.prefer_quant);
-    if !path.exists() {
-        let why = "is no file or directory here; checkpoints of the Hub are judged once they have been downloaded";
-        return Err(Usage(format!("{} {why}", path.display())).into());
-    }
-    let report = Report::at(path, &opts)?;
+    let report = match args.place.as_deref().map(Path::new).filter(|p| p.exists()) {
+        Some(path) => Report::at(path, &opts)?,
+        None => remote(&args.spec()?, &args.hub, &opts)?,
+    };
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{:#}", report.json())?;
@@ -79,34 +87,90 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     Ok(report.exit_code())
 }
 
+impl Args {
+    /// The repository that was named.
+    fn spec(&self) -> anyhow::Result<Spec> {
+        if let Some(spec) = self.hub.spec()? {
+            return Ok(spec);
+        }
+        let place = self.place.as_deref().unwrap_or_default();
+        let neither = |_: HubError| Usage(format!("{place} is no file or directory here, and no repository: expected org/repo"));
+        Ok(place.parse().map_err(neither)?)
+    }
+}
+
+/// Judges a repository: in the cache when that has it, else by its headers.
+fn remote(spec: &Spec, args: &HubArgs, opts: &LoadOpts) -> anyhow::Result<Report> {
+    let hub = Hub::new(args.options());
+    let (place, dir);
+    let mut read = None;
+    let mut report = match hub.cached(spec, &opts.resolve) {
+        Ok(Some(path)) => {
+            place = path.parent().map(Path::to_owned).unwrap_or_default();
+            Report::at(&path, opts)?
+        }
+        Ok(None) | Err(HubError::NoCache) => {
+            dir = tempfile::tempdir()?;
+            place = dir.path().to_owned();
+            let headers = hub.headers(spec, &opts.resolve, dir.path()).context("it cannot be judged")?;
+            read = Some(headers.read);
+            let report = Report::of(&headers.path, opts, false);
+            report.map_err(|e| anyhow::anyhow!(moved(&describe(&e), &place, spec)))?
+        }
+        Err(e) => return Err(e.into()),
+    };
+    report.read = read;
+    report.outline.place = spec.to_string();
+    report.hub = true;
+    let j = &mut report.judgement;
+    if let Verdict::KnownUnimplemented(what) = &mut j.verdict {
+        *what = moved(what, &place, spec);
+    }
+    j.reasons.iter_mut().for_each(|r| *r = moved(r, &place, spec));
+    Ok(report)
+}
+
+/// A message about files in `dir`, said of the repository whose files they are.
+fn moved(text: &str, dir: &Path, spec: &Spec) -> String {
+    text.replace(&dir.display().to_string(), &spec.repo)
+}
+
 /// An outline, its judgement, and what planning a run said.
 pub(super) struct Report {
     outline: Outline,
     pub judgement: Judgement,
     /// Bytes that a run with the default context takes, where it can run.
     pub memory: Option<u64>,
+    /// Bytes read from the Hub.
+    read: Option<u64>,
+    /// The place is a repository.
+    hub: bool,
 }
 
 impl Report {
     /// Of a file or directory.
     pub fn at(path: &Path, opts: &LoadOpts) -> anyhow::Result<Report> {
-        let mut report = Report::of(Outline::open(path, opts).context("it cannot be judged")?);
-        report.try_plan(path, opts)?;
-        Ok(report)
+        Report::of(path, opts, true)
     }
 
-    fn of(outline: Outline) -> Report {
+    /// Of what is at `path`; `whole` unless all but headers and settings is missing there.
+    fn of(path: &Path, opts: &LoadOpts, whole: bool) -> anyhow::Result<Report> {
+        let outline = Outline::open(path, opts).context("it cannot be judged")?;
         let families: Vec<&'static dyn LmFamily> = families::all().iter().map(|e| e.family).collect();
         let judgement = judge(&outline, &families);
-        Report { outline, judgement, memory: None }
+        let mut report = Report { outline, judgement, memory: None, read: None, hub: false };
+        report.try_plan(path, opts, whole)?;
+        Ok(report)
     }
 
     /// What headers alone do not tell: settings in range, every tensor there and of the right shape, a vocabulary
     /// that can be read.
-    fn try_plan(&mut self, path: &Path, opts: &LoadOpts) -> anyhow::Result<()> {
+    fn try_plan(&mut self, path: &Path, opts: &LoadOpts, whole: bool) -> anyhow::Result<()> {
         let Verdict::Supported { family, .. } = self.judgement.verdict else { return Ok(()) };
         let Some(entry) = families::all().iter().find(|e| e.family.name() == family) else { return Ok(()) };
-        match plan(entry.family, path, opts) {
+        // A tokenizer that is there in name only says nothing.
+        let text = whole || self.outline.has_vocabulary || !self.outline.has_file("tokenizer.json");
+        match plan(entry.family, path, opts, text) {
             Ok(plan) => self.memory = Some(plan.memory.total()),
             Err(e) => match demoted(&e, family) {
                 Some(verdict) => self.judgement.verdict = verdict,
@@ -137,7 +201,10 @@ impl Report {
     /// How to run it, where it lies at `place`.
     pub fn command_for(&self, place: &str) -> Option<String> {
         match self.judgement.verdict {
-            Verdict::Supported { program, .. } => Some(format!("{program} {}", quoted(place))),
+            Verdict::Supported { program, .. } => {
+                let hf = if self.hub { "--hf " } else { "" };
+                Some(format!("{program} {hf}{}", quoted(place)))
+            }
             _ => None,
         }
     }
@@ -170,6 +237,7 @@ impl Report {
             "parameters": o.parameters(),
             "bytes": o.tensor_bytes(),
             "memory": self.memory,
+            "read": self.read,
         })
     }
 
@@ -190,6 +258,9 @@ impl Report {
         if let Some(bytes) = self.memory {
             line("memory", &format!("{} with the default context", human_bytes(bytes)));
         }
+        if let Some(bytes) = self.read {
+            line("read", &format!("{} from the Hub", human_bytes(bytes)));
+        }
         if let Some(command) = self.command() {
             line("run with", &command);
         }
@@ -197,9 +268,11 @@ impl Report {
     }
 }
 
-fn plan(family: &'static dyn LmFamily, path: &Path, opts: &LoadOpts) -> Result<LmPlan, LmError> {
+fn plan(family: &'static dyn LmFamily, path: &Path, opts: &LoadOpts, text: bool) -> Result<LmPlan, LmError> {
     let plan = LmRunner::builder(family).weights(path).load_opts(opts.clone()).plan()?;
-    Text::open(&rlx_core::weights::open_with(opts.clone(), path)?)?;
+    if text {
+        Text::open(&rlx_core::weights::open_with(opts.clone(), path)?)?;
+    }
     Ok(plan)
 }
 

@@ -3,7 +3,7 @@
 use super::perplexity::read_text;
 use crate::families;
 use clap::Parser;
-use rlx_cli::args::{self, DeviceArgs};
+use rlx_cli::args::{self, DeviceArgs, HubArgs};
 use rlx_cli::interrupt::Answering;
 use rlx_cli::term::Notes;
 use rlx_cli::{CANCELLED, Usage};
@@ -38,12 +38,15 @@ can be read again, and a thing that is only remembered changes a little every ti
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Args {
-    /// A .safetensors or .gguf file, or a directory of them
-    #[arg(value_name = "A")]
-    a: PathBuf,
-    /// Another; A again unless given
-    #[arg(value_name = "B")]
-    b: Option<PathBuf>,
+    /// Two .safetensors or .gguf files, or directories of them; one alone is compared with itself.  What --hf or
+    /// --hf-b names is not named here
+    #[arg(value_name = "A B", num_args = 0..=2)]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    hub: HubArgs,
+    /// B, of the Hugging Face Hub
+    #[arg(long, value_name = "ORG/REPO")]
+    hf_b: Option<String>,
     /// A text for both to read; `-` reads it from stdin.  A paragraph of prose unless given
     #[arg(long, short = 'f', value_name = "FILE", conflicts_with = "ids")]
     text: Option<PathBuf>,
@@ -80,8 +83,21 @@ pub(super) fn command(program: &str) -> clap::Command {
 }
 
 impl Args {
-    fn other(&self) -> &Path {
-        self.b.as_deref().unwrap_or(&self.a)
+    fn load_opts(&self) -> LoadOpts {
+        LoadOpts::default().prefer_quant(&self.prefer_quant)
+    }
+
+    /// A, and B where it is another.
+    fn weights(&self, notes: &Notes) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
+        let mut paths = self.paths.iter().map(PathBuf::as_path);
+        let a = if self.hub.hf.is_some() { None } else { paths.next() };
+        let b = if self.hf_b.is_some() { None } else { paths.next() };
+        if paths.next().is_some() {
+            return Err(Usage("--hf and --hf-b take the places of A and B: a path is left over".into()).into());
+        }
+        let hub_b = HubArgs { hf: self.hf_b.clone(), ..self.hub.clone() };
+        let b = (b.is_some() || self.hf_b.is_some()).then(|| hub_b.weights(b, &self.load_opts(), notes));
+        Ok((self.hub.weights(a, &self.load_opts(), notes)?, b.transpose()?))
     }
 
     /// Where and how B runs.
@@ -95,7 +111,7 @@ impl Args {
     }
 
     fn runner(&self, weights: &Path, device: &DeviceArgs, tokens: usize) -> anyhow::Result<LmRunner> {
-        let opts = LoadOpts::default().prefer_quant(&self.prefer_quant);
+        let opts = self.load_opts();
         let family = families::at(weights, &opts)?.family;
         let profile = device.profile(family.name(), weights, Precision::Fast)?;
         let builder = LmRunner::builder(family).weights(weights).load_opts(opts).device(device.device()?).profile(profile);
@@ -106,12 +122,14 @@ impl Args {
 pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     let args: Args = args::parse(program, EXAMPLES, args)?;
     let ways = args.device_b.is_some() || args.profile_b.is_some() || !args.set_b.is_empty();
-    if args.b.is_none() && !ways {
+    if args.paths.len() + usize::from(args.hub.hf.is_some()) + usize::from(args.hf_b.is_some()) < 2 && !ways {
         return Err(Usage("nothing to compare with: name a second checkpoint, or --device-b, --profile-b or --set-b".into()).into());
     }
-    let limit = args.limit.max(1);
-    let mut a = args.runner(&args.a, &args.device, limit)?;
-    let mut b = args.runner(args.other(), &args.device_args_b(), limit)?;
+    let (limit, notes) = (args.limit.max(1), Notes::new(args.quiet));
+    let (path, other) = args.weights(&notes)?;
+    let other = other.as_ref().unwrap_or(&path);
+    let mut a = args.runner(&path, &args.device, limit)?;
+    let mut b = args.runner(other, &args.device_args_b(), limit)?;
     let mut ids = match &args.ids {
         Some(ids) => ids.clone(),
         None => {
@@ -126,7 +144,6 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
         }
     };
     ids.truncate(limit);
-    let notes = Notes::new(args.quiet);
     let (working, bar) = (Answering::start(), notes.tokens_bar("reading"));
     let found = compare(&mut a, &mut b, &ids, &mut |done, all| {
         bar.at(done as u64, all as u64);
@@ -138,7 +155,7 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
         let e = r.explain();
         json!({ "path": path.display().to_string(), "device": e.device, "profile": e.profile.name })
     };
-    let sides = [described(&args.a, &a), described(args.other(), &b)];
+    let sides = [described(&path, &a), described(other, &b)];
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{:#}", object(&sides, &found))?;

@@ -2,7 +2,7 @@
 
 use crate::families;
 use clap::{Parser, ValueEnum};
-use rlx_cli::args;
+use rlx_cli::args::{self, HubArgs};
 use rlx_cli::interrupt::Answering;
 use rlx_cli::term::{Notes, human_bytes};
 use rlx_cli::{CANCELLED, Usage};
@@ -12,7 +12,7 @@ use rlx_lm::convert::{Conversion, Converted, FloatType, GgufTypes, Target};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
@@ -33,12 +33,12 @@ rlx-quantize makes small GGUF files.  Settings that the other format cannot expr
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Args {
-    /// A .safetensors or .gguf file, or a directory of them
-    #[arg(value_name = "WEIGHTS")]
-    weights: PathBuf,
-    /// NAME.gguf, or a directory
-    #[arg(value_name = "OUT")]
-    out: PathBuf,
+    /// A .safetensors or .gguf file, or a directory of them (not with --hf), and where to write: NAME.gguf, or a
+    /// directory
+    #[arg(value_name = "WEIGHTS OUT", required = true, num_args = 1..=2)]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    hub: HubArgs,
     /// GGUF: type of matrices (vectors are f32); auto keeps what GGUF has, else takes f32
     #[arg(long = "type", value_name = "TYPE", default_value = "auto", value_enum)]
     types: GgufType,
@@ -110,10 +110,17 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 impl Args {
+    /// Where to write.
+    fn out(&self) -> anyhow::Result<&Path> {
+        let out = self.paths.last().filter(|_| self.paths.len() == 2 || self.hub.hf.is_some());
+        Ok(out.ok_or_else(|| Usage("name the weights and where to write: WEIGHTS OUT, or --hf ORG/REPO OUT".into()))?)
+    }
+
     fn target(&self) -> anyhow::Result<Target> {
-        let refuse = |flag: &str, what: &str| Err(Usage(format!("{flag} is for {what}; {} is not", self.out.display())).into());
+        let out = self.out()?;
+        let refuse = |flag: &str, what: &str| Err(Usage(format!("{flag} is for {what}; {} is not", out.display())).into());
         let mlx = self.mlx || self.bits.is_some() || self.group_size.is_some();
-        if self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        if out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
             if mlx || self.dtype != Float::Auto {
                 return refuse("--mlx, --bits, --group-size and --dtype", "directories of safetensors");
             }
@@ -165,12 +172,13 @@ pub(super) fn run(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     if let Some(i) = args.gguf_index {
         opts = opts.gguf_index(i);
     }
-    let checkpoint = Arc::new(open_with(opts, &args.weights)?);
+    let notes = Notes::new(args.quiet);
+    let weights = args.hub.weights(args.paths.first().filter(|_| args.paths.len() == 2).map(PathBuf::as_path), &opts, &notes)?;
+    let checkpoint = Arc::new(open_with(opts, weights)?);
     let family = families::of(&checkpoint)?.family;
     let conversion = Conversion::new(family, checkpoint)?;
-    let notes = Notes::new(args.quiet);
     let (working, bar) = (Answering::start(), notes.bytes_bar("writing"));
-    let done = conversion.run(target, &args.out, args.force, &mut |done, all| {
+    let done = conversion.run(target, args.out()?, args.force, &mut |done, all| {
         bar.at(done, all);
         !working.cancelled()
     });

@@ -107,7 +107,7 @@ fn builtin() -> Vec<Command> {
     }
     let about = "Say what a checkpoint is: format, tensors, settings, tokenizer";
     all.push(Command::new("inspect", about, inspect::command, inspect::run).also("rlx-inspect"));
-    let about = "Say whether a file or directory can run, and what it is";
+    let about = "Say whether a file, a directory or a repository of the Hugging Face Hub can run, and what it is";
     all.push(Command::new("check", about, check::command, check::main));
     all.push(Command::new("plan", "Say what running a model would take, without loading it", plan::command, plan::main));
     all.push(Command::new("parity", "Compare checkpoints with recorded reference outputs", parity::command, parity::main));
@@ -136,7 +136,8 @@ const EXAMPLES: &str = "\
 Examples:
   rlx-run auto weights/rlx-tiny-chat --prompt \"What is the capital of Norway?\"
   rlx-run auto model-Q4_K_M.gguf             chat, at a terminal
-  rlx-run check model-Q4_K_M.gguf
+  rlx-run auto --hf unsloth/Qwen3-0.6B-GGUF  from the Hugging Face Hub
+  rlx-run check Qwen/Qwen3-0.6B
   rlx-run inspect model-Q4_K_M.gguf
   rlx-run plan model-Q4_K_M.gguf --max-seq 8192
   rlx-run convert weights/rlx-tiny-chat tiny.gguf

@@ -70,6 +70,7 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     let text = read_text(&args.text)?;
     let longest = u32::try_from(args.ctx).map_err(|_| Usage(format!("--ctx {}: too long", args.ctx)))?;
     args.model.max_seq = args.model.max_seq.or(Some(longest));
+    args.model.quiet = args.quiet;
     let entry = families::at(args.model.weights()?, &args.model.load_opts())?;
     let mut runner = args.model.builder(entry.family)?.build()?;
     let ids = runner.tokenizer()?.encode(&text, true).map_err(LmError::from)?;
