@@ -22,8 +22,8 @@ Examples:
   Less greedy, but repeatable:
     $P model-Q4_K_M.gguf --prompt \"Tell me a story.\" --temperature 0.7 --top-p 0.9 --seed 1
   Weights of the Hugging Face Hub, kept where huggingface_hub keeps them (HF_HOME):
-    $P --hf Qwen/Qwen3-0.6B
-    $P --hf unsloth/Qwen3-0.6B-GGUF:Q8_0 --offline
+    $P --hf org/model
+    $P --hf org/model-GGUF:Q8_0 --offline
   Exactly what the checkpoint computes, in f32 throughout, and what compiling did:
     $P weights/rlx-tiny-chat --prompt Hi --profile exact --explain
 
