@@ -152,6 +152,7 @@ fn mistakes_are_told() {
         (&["plan", "--hf", "org/repo", "--offline"], 1, "offline, and the cache"),
         (&["check", "org/repo", "--offline"], 1, "offline, and the cache"),
         (&["check", "no/such/file"], 2, "no file or directory here"),
+        (&["check", "org/other"], 1, "org/other is no file or directory here, and as a repository"),
         (&["check", "org/other"], 1, "404"),
         (&["plan", "--hf", "org/repo"], 1, "no weights found"),
     ] {

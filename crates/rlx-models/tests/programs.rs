@@ -209,7 +209,7 @@ fn check_says_whether_a_checkpoint_can_run() {
         let report: Value = serde_json::from_str(&ran.out).unwrap();
         assert_eq!((ran.code, &report["verdict"]), (code, &verdict.into()), "{}", ran.out);
     }
-    fails(&["check", "no/such"], 2, &["no/such", "no file or directory"]);
+    fails(&["check", "no/such/file"], 2, &["no/such/file", "no file or directory"]);
 }
 
 #[test]

@@ -190,7 +190,12 @@ impl Hub {
             };
             failures = if part.bytes.saturating_sub(before) < LEAST_BYTES { failures + 1 } else { 0 };
             if failures >= MAX_FAILURES {
-                return Err(broken);
+                let why = match broken {
+                    HubError::Transport { why, .. } => why,
+                    other => other.to_string(),
+                };
+                let why = format!("{why}; what has come is kept, and the same command goes on from there");
+                return Err(HubError::Transport { url: url.into(), why });
             }
             std::thread::sleep(Duration::from_millis(250) * failures * failures);
         }

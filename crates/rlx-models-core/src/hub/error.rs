@@ -26,7 +26,7 @@ pub enum HubError {
     #[error("{url}: the Hub answers {status}{hint}")]
     Status { url: String, status: u16, hint: String },
     /// The hub could not be reached, or the connection broke too often.
-    #[error("{url}: {why}; what has come is kept, and the same command goes on from there")]
+    #[error("{url}: {why}")]
     Transport { url: String, why: String },
     /// The answer is not what the hub's answers are.
     #[error("{url}: {field}: found {found}, expected {expected}")]

@@ -76,7 +76,7 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     let opts = LoadOpts::default().prefer_quant(&args.prefer_quant);
     let report = match args.place.as_deref().map(Path::new).filter(|p| p.exists()) {
         Some(path) => Report::at(path, &opts)?,
-        None => remote(&args.spec()?, &args.hub, &opts)?,
+        None => remote(&args.spec()?, &args.hub, &opts).with_context(|| args.taken_for())?,
     };
     let mut out = io::stdout().lock();
     if args.json {
@@ -88,6 +88,14 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
 }
 
 impl Args {
+    /// What the name was understood as, for mistyped paths.
+    fn taken_for(&self) -> String {
+        match &self.place {
+            Some(place) => format!("{place} is no file or directory here, and as a repository of the Hub cannot be judged"),
+            None => "the repository cannot be judged".into(),
+        }
+    }
+
     /// The repository that was named.
     fn spec(&self) -> anyhow::Result<Spec> {
         if let Some(spec) = self.hub.spec()? {
@@ -112,7 +120,7 @@ fn remote(spec: &Spec, args: &HubArgs, opts: &LoadOpts) -> anyhow::Result<Report
         Ok(None) | Err(HubError::NoCache) => {
             dir = tempfile::tempdir()?;
             place = dir.path().to_owned();
-            let headers = hub.headers(spec, &opts.resolve, dir.path()).context("it cannot be judged")?;
+            let headers = hub.headers(spec, &opts.resolve, dir.path())?;
             read = Some(headers.read);
             let report = Report::of(&headers.path, opts, false);
             report.map_err(|e| anyhow::anyhow!(moved(&describe(&e), &place, spec)))?
