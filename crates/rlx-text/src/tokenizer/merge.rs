@@ -1,7 +1,7 @@
 //! Merging neighbours, best pair first, leftmost among equals.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 /// Texts up to this many symbols are merged by scanning, longer ones with a queue.
 const SCAN_LIMIT: usize = 48;
@@ -52,46 +52,96 @@ impl<S: Copy + Ord> Merger<S> {
         }
     }
 
-    /// The same in O(n log n): a linked list of symbols and a queue of the pairs in it.
+    /// The same in O(n log n) or better: a linked list of symbols, and the pairs in it by rank.
     fn by_queue(&mut self, merge: impl Fn(S, S) -> Merged<S>) {
-        const NONE: u32 = u32::MAX;
-        #[derive(Clone, Copy)]
-        struct Node<S> {
-            symbol: S,
-            prev: u32,
-            next: u32,
-            alive: bool,
-        }
         let n = u32::try_from(self.symbols.len()).unwrap_or(NONE);
-        let link = |(at, &symbol): (u32, &S)| {
-            let next = if at + 1 < n { at + 1 } else { NONE };
-            Node { symbol, prev: at.wrapping_sub(1), next, alive: true }
-        };
-        let mut nodes: Vec<Node<S>> = (0..n).zip(&self.symbols).map(link).collect();
-        let entry = |nodes: &[Node<S>], at: u32| {
-            let left = nodes.get(at as usize)?;
-            let right = nodes.get(left.next as usize)?;
-            let (rank, symbol) = merge(left.symbol, right.symbol)?;
-            Some(Reverse((rank, at, symbol, left.symbol, right.symbol)))
-        };
-        let mut queue: BinaryHeap<_> = (0..n).filter_map(|at| entry(&nodes, at)).collect();
-        while let Some(Reverse((_, at, symbol, was_left, was_right))) = queue.pop() {
-            let Some(&left) = nodes.get(at as usize).filter(|n| n.alive && n.symbol == was_left) else { continue };
-            // An entry is stale when its symbols are no longer what they were.
-            let Some(right) = nodes.get_mut(left.next as usize).filter(|n| n.symbol == was_right) else { continue };
-            right.alive = false;
-            let next = right.next;
-            if let Some(node) = nodes.get_mut(next as usize) {
-                node.prev = at;
+        let link = |(at, &symbol): (u32, &S)| Node { symbol, prev: at.wrapping_sub(1), next: if at + 1 < n { at + 1 } else { NONE } };
+        let mut list = List((0..n).zip(&self.symbols).map(link).collect());
+        let mut pairs = Pairs { later: BTreeMap::new(), now: BinaryHeap::new() };
+        (0..n).for_each(|at| pairs.extend(list.pair(at, &merge), None));
+        while let Some((rank, mut same)) = pairs.later.pop_first() {
+            if !same.is_sorted_by_key(|p| p.at) {
+                same.sort_unstable_by_key(|p| p.at);
             }
-            if let Some(node) = nodes.get_mut(at as usize) {
-                *node = Node { symbol, next, ..left };
+            let mut same = same.into_iter().peekable();
+            // What has become possible since, and is as good or better, takes its turn among those of this rank.
+            loop {
+                let pair = match (pairs.now.peek(), same.peek()) {
+                    (Some(Reverse(new)), Some(old)) if (new.0, new.1.at) < (rank, old.at) => pairs.now.pop().map(|new| new.0.1),
+                    (_, Some(_)) => same.next(),
+                    (_, None) => pairs.now.pop().map(|new| new.0.1),
+                };
+                let Some(pair) = pair else { break };
+                if let Some(prev) = list.join(&pair) {
+                    pairs.extend(list.pair(prev, &merge), Some(rank));
+                    pairs.extend(list.pair(pair.at, &merge), Some(rank));
+                }
             }
-            queue.extend(entry(&nodes, left.prev));
-            queue.extend(entry(&nodes, at));
         }
         self.symbols.clear();
-        self.symbols.extend(nodes.iter().filter(|n| n.alive).map(|n| n.symbol));
+        self.symbols.extend(list.0.iter().filter(|n| n.next != DEAD).map(|n| n.symbol));
+    }
+}
+
+/// No node.
+const NONE: u32 = u32::MAX;
+/// The successor of a node that was merged into the one before it.
+const DEAD: u32 = u32::MAX - 1;
+
+#[derive(Clone, Copy)]
+struct Node<S> {
+    symbol: S,
+    prev: u32,
+    next: u32,
+}
+
+/// Two neighbours that can merge.  The pair is stale when the places behind its halves are no longer what they were.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Pair<S> {
+    at: u32,
+    next: u32,
+    after: u32,
+    symbol: S,
+}
+
+/// Pairs that wait, by rank, in no order but mostly from the left; and those that are as good as what is being merged.
+struct Pairs<S> {
+    later: BTreeMap<u32, Vec<Pair<S>>>,
+    now: BinaryHeap<Reverse<(u32, Pair<S>)>>,
+}
+
+impl<S: Copy + Ord> Pairs<S> {
+    fn extend(&mut self, pair: Option<(u32, Pair<S>)>, current: Option<u32>) {
+        match pair {
+            Some((rank, pair)) if current.is_some_and(|current| rank <= current) => self.now.push(Reverse((rank, pair))),
+            Some((rank, pair)) => self.later.entry(rank).or_default().push(pair),
+            None => {}
+        }
+    }
+}
+
+struct List<S>(Vec<Node<S>>);
+
+impl<S: Copy> List<S> {
+    /// What the symbol at `at` and the one behind it would become.
+    fn pair(&self, at: u32, merge: impl Fn(S, S) -> Merged<S>) -> Option<(u32, Pair<S>)> {
+        let left = self.0.get(at as usize)?;
+        let right = self.0.get(left.next as usize)?;
+        let (rank, symbol) = merge(left.symbol, right.symbol)?;
+        Some((rank, Pair { at, next: left.next, after: right.next, symbol }))
+    }
+
+    /// Merges a pair that is not stale; the place before it, or `NONE`.
+    fn join(&mut self, pair: &Pair<S>) -> Option<u32> {
+        let &left = self.0.get(pair.at as usize).filter(|n| n.next == pair.next)?;
+        let right = self.0.get_mut(pair.next as usize).filter(|n| n.next == pair.after)?;
+        right.next = DEAD;
+        if let Some(node) = self.0.get_mut(pair.after as usize) {
+            node.prev = pair.at;
+        }
+        let node = self.0.get_mut(pair.at as usize)?;
+        *node = Node { symbol: pair.symbol, next: pair.after, ..left };
+        Some(left.prev)
     }
 }
 
