@@ -53,6 +53,21 @@ pub enum LmError {
         /// The checkpoint.
         path: PathBuf,
     },
+    /// Ordinary text can become tokens that the model has no embedding of.
+    #[error(
+        "{path}: token {id} `{token}` of the tokenizer is beyond the {rows} embeddings of the model, expected ids below {rows}; \
+         take the tokenizer that belongs to these weights", path = path.display()
+    )]
+    NoEmbedding {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The first such token.
+        id: u32,
+        /// How it is spelled.
+        token: String,
+        /// Rows of the embedding table.
+        rows: usize,
+    },
     /// The checkpoint has no chat template.
     #[error("{path}: no chat template; use --no-chat-template to complete raw text", path = path.display())]
     NoTemplate {

@@ -267,7 +267,7 @@ impl LmBuilder {
         let compiled = p.session.compile(p.plan, weights, p.pool)?;
         let eos = p.config.eos_token_ids()?;
         // Token ids alone are enough to run a model; text is refused later by name when it is missing.
-        let text = Text::open(&checkpoint);
+        let text = Text::open(&checkpoint).and_then(|text| text.within(p.model.vocab_size(), checkpoint.path()));
         Ok(LmRunner::new(
             p.model,
             p.session,

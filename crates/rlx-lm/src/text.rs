@@ -50,6 +50,18 @@ impl Text {
         let variables = variables.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         Ok(Text { tokenizer: Arc::new(tokenizer), template, variables })
     }
+
+    /// Checks that a model of `rows` embeddings has one for every token of ordinary text.  More embeddings than tokens
+    /// are padding; control tokens beyond, which some checkpoints have for a use they were not trained for, are
+    /// refused where they are used.
+    pub(crate) fn within(self, rows: usize, path: &Path) -> Result<Text> {
+        let beyond = (rows..self.tokenizer.vocab_size()).filter_map(|id| u32::try_from(id).ok());
+        let mut ordinary = beyond.filter(|&id| !self.tokenizer.is_control(id)).filter_map(|id| Some((id, self.tokenizer.token(id)?)));
+        match ordinary.next() {
+            Some((id, token)) => Err(LmError::NoEmbedding { path: path.into(), id, token: token.chars().take(40).collect(), rows }),
+            None => Ok(self),
+        }
+    }
 }
 
 pub(crate) fn convert(v: &GgufVocab) -> rlx_text::GgufVocab {
