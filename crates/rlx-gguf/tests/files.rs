@@ -2,10 +2,21 @@
 
 mod common;
 
-use common::fixture;
+use common::{Counting, fixture, measured};
 use rlx_gguf::{Array, BlockFormat, Gguf, GgufError, GgufWriter, StringArray, TensorType, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Opens a small file or set under the bounds of hostile ones: its own size is not counted.
+fn open(path: impl AsRef<Path>) -> Result<Gguf, GgufError> {
+    let (result, took) = measured(0, || Gguf::open(path));
+    assert!(took < Duration::from_secs(1), "took {took:?}");
+    result
+}
 
 #[test]
 fn a_model_opens_with_its_metadata_and_tensors() {
@@ -189,13 +200,13 @@ fn gguf_16_split_files() {
     let dir = folder.path();
     let first = save(dir, "m-00001-of-00003.gguf", &part(0, 3, Some("qwen3")));
     let second = save(dir, "m-00002-of-00003.gguf", &part(1, 3, None));
-    let error = Gguf::open(&second).unwrap_err();
+    let error = open(&second).unwrap_err();
     assert!(matches!(&error, GgufError::MissingParts { count: 3, missing, .. } if missing.len() == 1));
     assert!(error.to_string().contains("m-00003-of-00003.gguf"), "{error}");
 
     save(dir, "m-00003-of-00003.gguf", &part(2, 3, Some("qwen3")));
     for start in [&first, &second] {
-        let gguf = Gguf::open(start).unwrap();
+        let gguf = open(start).unwrap();
         assert_eq!((gguf.architecture().unwrap(), gguf.paths().count()), ("qwen3", 3));
         assert_eq!(gguf.path(), Some(first.as_path()));
         for no in 0..3u16 {
@@ -206,7 +217,7 @@ fn gguf_16_split_files() {
 
     let broken = |w: &GgufWriter<'_>, needles: &[&str]| {
         save(dir, "m-00002-of-00003.gguf", w);
-        let error = Gguf::open(&first).unwrap_err().to_string();
+        let error = open(&first).unwrap_err().to_string();
         assert!(needles.iter().all(|n| error.contains(n)), "{needles:?} not all in: {error}");
     };
     broken(&part(1, 3, Some("llama")), &["00002-of", "general.architecture", "llama", "qwen3"]);
@@ -226,7 +237,7 @@ fn gguf_16_split_counts_and_names() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     let refused = |name: &str, w: &GgufWriter<'_>, needle: &str| {
-        let error = Gguf::open(save(dir, name, w)).unwrap_err().to_string();
+        let error = open(save(dir, name, w)).unwrap_err().to_string();
         assert!(error.contains(needle), "{needle:?} is not in: {error}");
     };
     refused("n-00001-of-65535.gguf", &part(0, 65_535, None), "split.count is 65535, expected at most 1024");
@@ -239,7 +250,7 @@ fn gguf_16_split_counts_and_names() {
     refused("..-00001-of-00002.gguf", &w, "\"..-00002-of-00002.gguf\"");
     // gguf-split writes 0 into merged files; a part in memory stands alone.
     for count in [0, 1] {
-        Gguf::open(save(dir, "merged.gguf", &part(0, count, Some("qwen3")))).unwrap();
+        open(save(dir, "merged.gguf", &part(0, count, Some("qwen3")))).unwrap();
     }
     assert_eq!(Gguf::from_bytes(part(1, 2, None).to_bytes()).unwrap().tensors().len(), 1);
 }
@@ -253,19 +264,19 @@ fn gguf_16_a_part_that_is_another_part() {
     let second = dir.join("m-00002-of-00002.gguf");
     std::os::unix::fs::symlink(&first, &second).unwrap();
     for start in [&first, &second] {
-        let error = Gguf::open(start).unwrap_err().to_string();
+        let error = open(start).unwrap_err().to_string();
         assert!(error.contains("00002-of-00002") && error.contains("split"), "{error}");
     }
     fs::remove_file(&second).unwrap();
     save(dir, "m-00002-of-00002.gguf", &part(1, 2, None));
-    assert_eq!(Gguf::open(&first).unwrap().tensors().len(), 2);
+    assert_eq!(open(&first).unwrap().tensors().len(), 2);
 }
 
 #[test]
 fn gguf_17_file_shrunk_after_open() {
     let folder = tempfile::tempdir().unwrap();
     let path = save(folder.path(), "m.gguf", &part(0, 0, None));
-    let gguf = Gguf::open(&path).unwrap();
+    let gguf = open(&path).unwrap();
     let tensor = gguf.tensor("t0").unwrap();
     assert_eq!(gguf.tensor_bytes(tensor).unwrap(), [0; 4]);
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
@@ -277,12 +288,12 @@ fn gguf_17_file_shrunk_after_open() {
 fn gguf_17_paths_that_are_no_files() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
-    let error = |path: &Path| Gguf::open(path).unwrap_err().to_string();
+    let error = |path: &Path| open(path).unwrap_err().to_string();
     assert!(error(dir).contains("found a directory"));
     assert!(error(&dir.join("absent.gguf")).contains("absent.gguf"));
     fs::write(dir.join("empty.gguf"), b"").unwrap();
     assert!(error(&dir.join("empty.gguf")).contains("empty.gguf: the file ends inside the magic"));
-    Gguf::open(save(dir, "m.gguf", &part(0, 0, None))).unwrap();
+    open(save(dir, "m.gguf", &part(0, 0, None))).unwrap();
 }
 
 #[cfg(unix)]
@@ -291,7 +302,7 @@ fn gguf_17_fifos_devices_and_symlinks() {
     use std::os::unix::{fs::symlink, net::UnixListener};
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
-    let error = |path: &Path| Gguf::open(path).unwrap_err().to_string();
+    let error = |path: &Path| open(path).unwrap_err().to_string();
     let fifo = dir.join("fifo.gguf");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     assert!(error(&fifo).contains("found a FIFO"), "and does not wait for a writer");
@@ -302,7 +313,7 @@ fn gguf_17_fifos_devices_and_symlinks() {
     assert!(error(&dir.join("loop.gguf")).contains("loop.gguf: "));
     // The twin: a link to a file, as in the cache of a hub.
     symlink(save(dir, "m.gguf", &part(0, 0, None)), dir.join("link.gguf")).unwrap();
-    Gguf::open(dir.join("link.gguf")).unwrap();
+    open(dir.join("link.gguf")).unwrap();
 }
 
 /// Data that is streamed in arbitrary pieces makes the same file as data given at once; too little and too much are refused.

@@ -5,52 +5,14 @@ mod common;
 
 use common::*;
 use rlx_gguf::{Gguf, GgufError, TensorType};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-/// Counts the bytes that each thread has allocated, now and at most.
-struct Counting;
-
-thread_local! {
-    static NOW: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(bytes: isize) {
-    let now = NOW.get() + bytes;
-    NOW.set(now);
-    PEAK.set(PEAK.get().max(now));
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged; the counters are plain thread-local cells.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 /// Cases are timed one at a time.
 static TIMED: Mutex<()> = Mutex::new(());
-
-/// Processor time of this thread where the system tells it (waiting for other work does not count), else time.
-fn clock() -> Duration {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanos = stat.as_deref().and_then(|s| s.split(' ').next()?.parse().ok());
-    nanos.map_or_else(|| START.elapsed(), Duration::from_nanos)
-}
 
 /// Opens the bytes and checks time (the best of three, for machines with other work), memory and message.
 fn outcome(bytes: Vec<u8>) -> Result<Gguf, GgufError> {
@@ -60,13 +22,7 @@ fn outcome(bytes: Vec<u8>) -> Result<Gguf, GgufError> {
     let result = loop {
         left -= 1;
         let copy = bytes.clone();
-        let before = NOW.get();
-        PEAK.set(before);
-        let start = clock();
-        let result = Gguf::from_bytes(copy);
-        let peak = PEAK.get() - before;
-        let took = clock() - start;
-        assert!(peak <= 65_536 + 4 * size as isize, "peak of {peak} bytes for {size} bytes of file");
+        let (result, took) = measured(size, || Gguf::from_bytes(copy));
         if took < Duration::from_secs(1) {
             break result;
         }

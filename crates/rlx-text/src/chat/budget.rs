@@ -30,10 +30,10 @@ pub(super) const SLICE: &str = "_s";
 pub(super) const TEXT: &str = "_t";
 
 /// Bytes any rendering may handle.
-const BASE: u64 = 32 << 20;
+const BASE: u64 = 2 << 20;
 /// Bytes it may handle for each byte of messages, tools and variables: templates read a message often, and
 /// some gather all text turn by turn.
-const PER_BYTE: u64 = 256;
+const PER_BYTE: u64 = 512;
 /// Most bytes of one rendering.
 const MOST: u64 = 4 << 30;
 /// What an element of a list weighs.

@@ -52,7 +52,7 @@ impl ChatTemplate {
         if found.1.is_empty()
             && let Some(text) = read(&dir.join(LEGACY))?
         {
-            let json: Value = serde_json::from_str(&text).map_err(|e| TextError::json(LEGACY, e.to_string()))?;
+            let json: Value = serde_json::from_str(&text).map_err(|e| TextError::syntax(LEGACY, text.as_bytes(), &e))?;
             found = (LEGACY, entry(json.get("chat_template"), LEGACY)?);
         }
         if found.1.is_empty() {
