@@ -322,6 +322,8 @@ fn gguf_15_vocabulary() {
     };
     let v = read("pre", "default".into()).unwrap().unwrap();
     assert_eq!((v.tokens.len(), v.scores.unwrap(), v.token_types.unwrap(), v.bos_id), (3, vec![0.0, 1.0, 2.0], vec![1, 1, 3], Some(2)));
+    // Types are small numbers, whatever integer holds them.
+    assert_eq!(read("token_type", vec![1u8, 1, 3].into()).unwrap().unwrap().token_types, Some(vec![1, 1, 3]));
     assert_eq!(read("eos_token_id", u32::MAX.into()).unwrap().unwrap().eos_id, None);
     let none: Vec<&str> = vec![];
     for (key, value, why) in [
