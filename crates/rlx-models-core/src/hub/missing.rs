@@ -37,3 +37,15 @@ impl Hub {
         Err(HubError::NotBuilt { repo: spec.to_string() })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_the_hub_names_the_feature() {
+        let e = crate::hub::from_pretrained("org/repo:Q8_0").unwrap_err().to_string();
+        assert!(e.starts_with("org/repo:Q8_0: ") && e.contains("cargo feature `hub`"), "{e}");
+    }
+}
