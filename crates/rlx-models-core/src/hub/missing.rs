@@ -41,8 +41,6 @@ impl Hub {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use super::*;
-
     #[test]
     fn a_build_without_the_hub_names_the_feature() {
         let e = crate::hub::from_pretrained("org/repo:Q8_0").unwrap_err().to_string();
