@@ -26,14 +26,14 @@ can be dropped by the system at any time; the rest is held.
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
     /// Print the compiled graph as text
     #[arg(long, conflicts_with = "json")]
     graph: bool,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 pub(super) fn command(program: &str) -> clap::Command {

@@ -41,8 +41,8 @@ Examples:
   $P model.gguf --scan --quiet             look at every value: NaN, Inf, tensors of zeros
   $P model.gguf --json | jq .types
 
-Without flags nothing but headers is read.  A part that is broken (tokenizer, template, settings) says
-so in its place; the rest is shown all the same.
+Without flags nothing but headers is read.  A part that is broken (tokenizer, template, settings)
+says so in its place; the rest is shown all the same.
 
 --json prints one object.  Its members are always there, null where they do not apply:
   schema          1; changes when a member changes its meaning
@@ -66,16 +66,14 @@ so in its place; the rest is shown all the same.
   render          name, text, tokens, ids, error of each conversation (--render)
   scan            tensors, bytes, not_finite, all_zero, unread (--scan)
 
-Exit codes of its own: 3 --scan found NaN or Inf; 1 the weights, or what a flag asked for, could not
-be read.
+Exit codes of its own: 3 when --scan found NaN or Inf, 1 when the weights cannot be opened or
+--plan or --render cannot be had; the report is printed all the same.
 ";
 
 /// Say what a checkpoint is: files, tensors, settings, tokenizer, template, and which program runs it
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -91,6 +89,8 @@ struct Args {
     /// No progress bar
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 /// Exit code when values are not finite.
@@ -109,7 +109,8 @@ pub(super) fn command(program: &str) -> clap::Command {
 }
 
 pub(super) fn run(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
-    let args: Args = args::parse(program, EXAMPLES, args)?;
+    let mut args: Args = args::parse(program, EXAMPLES, args)?;
+    args.model.quiet = args.quiet;
     let path = args.model.weights()?;
     std::fs::metadata(path).map_err(|e| anyhow!("{}: {e}", path.display()))?;
     let weights = open_with(args.model.load_opts().access(Access::Loader), path);
