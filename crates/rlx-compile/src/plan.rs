@@ -285,9 +285,25 @@ impl Plan {
         self.live = live;
     }
 
+    /// The ranges of slices lie inside their inputs, which nobody can say of symbols: a type has only the length.
+    fn check_slices(&self, dims: &Bindings) -> Result<(), BackendError> {
+        let g = &self.graph;
+        for n in &g.nodes {
+            let Op::Slice(s) = &n.op else { continue };
+            let Type::Tensor(_, shape) = g.ty(n.ins[0]) else { continue };
+            let (start, len, size) = (s.start.eval(dims)?, s.len.eval(dims)?, shape.0[s.axis].eval(dims)?);
+            if start.checked_add(len).is_none_or(|end| end > size) {
+                let why = format!("elements {start}+{len} are beyond the size {size} of axis {}", s.axis);
+                return Err(BackendError::Value { op: format!("slice {}", n.scope), why });
+            }
+        }
+        Ok(())
+    }
+
     /// Offsets and sizes under `dims`.
     pub fn bind(&self, dims: &Bindings, backend: &dyn Backend) -> Result<Layout, BackendError> {
         let g = &self.graph;
+        self.check_slices(dims)?;
         let mut layout = Layout { arena_bytes: 0, values: Vec::with_capacity(g.values.len()), scratch: vec![(0, 0); g.nodes.len()] };
         for (info, place) in g.values.iter().zip(&self.places) {
             let (Type::Tensor(d, s), Some(p)) = (&info.ty, place) else {

@@ -137,3 +137,16 @@ fn splitting_heads_of_a_slice_copies_nothing() {
     assert_eq!(plan.phases.len(), 3, "both sums in one phase");
     assert!(NullBackend.accepts_strided(&plan.graph.nodes[0].op, 0));
 }
+
+#[test]
+fn slices_beyond_a_symbolic_size_are_refused_when_the_size_is_known() {
+    for op in ["permute %1 {axes=[1,0]} : f32[2,T]", "unary %1 {op=\"exp\"} : f32[T,2]"] {
+        let text =
+            format!("func @f(%0 x: f32[T,N]) {{\n  %1 = slice %0 {{axis=1, start=1, len=2}} : f32[T,2]\n  %2 = {op}\n  return %2 y\n}}\n");
+        let plan = Plan::new(rlx_ir::text::parse(&text).unwrap(), &NullBackend);
+        let bind = |n| plan.bind(&Bindings::new().with("T", 5).with("N", n), &NullBackend).map(|_| ());
+        bind(3).unwrap();
+        let e = bind(2).unwrap_err().to_string();
+        assert!(e.contains("1+2 are beyond the size 2 of axis 1"), "{e}");
+    }
+}
