@@ -2,16 +2,17 @@
 //!
 //! Input: a template; behind a NUL byte, a JSON list of messages.
 
-use crate::limits::within;
+use rlx_bounds::within;
 use rlx_text::{ChatTemplate, Message};
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 
 /// Renders a conversation with a template twice, with and without tools: the same both times, within bounds.
 pub fn chat_template(data: &[u8]) {
     let data = String::from_utf8_lossy(data);
     let (source, messages) = data.split_once('\0').unwrap_or((&data, ""));
     let messages = messages_of(messages);
-    within(256 << 20, 10, || {
+    within(256 << 20, Duration::from_secs(10), || {
         let Ok(template) = ChatTemplate::new(source) else { return };
         let template = template.with_clock(1_700_000_000).with_variable("bos_token", "<s>").with_variable("eos_token", "</s>");
         let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]);

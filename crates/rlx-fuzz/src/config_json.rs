@@ -1,11 +1,13 @@
 //! `config.json` with an optional `generation_config.json` behind a NUL byte.
 
-use crate::limits::{bounded, check_message, within};
+use crate::check_message;
+use rlx_bounds::{bounded, within};
 use rlx_core::config::{ConfigDoc, ConfigError, ConfigSource, DecoderConfig, MAX_LAYERS, RopeArgs, rope};
 use rlx_flow::LmInputs;
 use rlx_ir::{Builder, DType, Options, verify::verify};
 use rlx_lm::{LmFamily, LmModel};
 use std::path::Path;
+use std::time::Duration;
 
 const FAMILIES: &[&dyn LmFamily] = &[&rlx_qwen3::Qwen3];
 
@@ -72,7 +74,7 @@ fn build(model: &dyn LmModel, source: &ConfigSource) {
     }
     assert!(model.vocab_size() > 0);
     // Sizes without any relation may be refused, but in words.
-    within(16 << 20, 1, || {
+    within(16 << 20, Duration::from_secs(1), || {
         let b = Builder::with("model", Options { compute: DType::F32, kv: DType::F16 }, Box::new(|_, _| Ok(DType::BF16)));
         let logits = model.build(&b.root(), &LmInputs::declare(&b)).id();
         let graph = b.finish(&[("logits", logits)]).unwrap_or_else(|e| panic!("a model that loads does not build: {e}"));

@@ -1,7 +1,8 @@
 //! GGUF files: bytes as they are when they begin with the magic, otherwise a recipe for a nearly valid file.
 
-use crate::limits::{bounded, check_message};
+use crate::check_message;
 use arbitrary::{Result, Unstructured};
+use rlx_bounds::bounded;
 use rlx_core::vocab::GgufVocab;
 use rlx_gguf::{Gguf, GgufWriter, TensorType};
 

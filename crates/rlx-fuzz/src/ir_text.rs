@@ -1,10 +1,12 @@
 //! The text form of graphs, and everything that takes a graph.
 
-use crate::limits::{check_message, within};
+use crate::check_message;
+use rlx_bounds::within;
 use rlx_compile::passes::{FusionSwitches, run_all};
 use rlx_compile::{Layout, NullBackend, Plan, Root, lower};
 use rlx_ir::{Bindings, Graph, Sym, Type, text, verify::verify};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// What a graph may hold for a text of this many bytes.
 const fn bound(input: usize) -> usize {
@@ -15,14 +17,14 @@ const fn bound(input: usize) -> usize {
 /// verified, with the same interface, and can be planned.
 pub fn ir_text(data: &[u8]) {
     let Ok(source) = std::str::from_utf8(data) else { return };
-    let graph = match within(bound(data.len()), 1, || text::parse(source)) {
+    let graph = match within(bound(data.len()), Duration::from_secs(1), || text::parse(source)) {
         Ok(graph) => graph,
         Err(e) => return check_message(&e.to_string()),
     };
     let printed = graph.to_string();
     let again = text::parse(&printed).unwrap_or_else(|e| panic!("{e}:\n{printed}"));
     assert_eq!(again.to_string(), printed, "the print of a graph parses to another one");
-    match within(bound(data.len()) + (1 << 20), 1, || verify(&graph)) {
+    match within(bound(data.len()) + (1 << 20), Duration::from_secs(1), || verify(&graph)) {
         Err(_) => {}
         Ok(()) => compile(graph),
     }
@@ -40,7 +42,7 @@ fn verified(what: &str, graph: &Graph) {
 
 fn compile(graph: Graph) {
     let before = interface(&graph);
-    within(64 << 20, 2, || {
+    within(64 << 20, Duration::from_secs(2), || {
         let (fused, _) = run_all(graph.clone(), &FusionSwitches::default());
         verified("after the passes", &fused);
         assert_eq!(interface(&fused), before, "{fused}");

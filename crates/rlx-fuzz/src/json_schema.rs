@@ -2,9 +2,11 @@
 //!
 //! Input: a schema, or a grammar behind a `#`; behind a NUL byte, one byte for each token that is drawn.
 
-use crate::limits::{check_message, within};
+use crate::check_message;
+use rlx_bounds::within;
 use rlx_text::constrain::{Constraint, Grammar, TokenTrie};
 use rlx_text::{GgufVocab, Tokenizer};
+use std::time::Duration;
 
 const END: u32 = 256;
 
@@ -47,7 +49,7 @@ pub fn json_schema(data: &[u8]) {
     let (source, draws) = data.split_at(at);
     let Ok(source) = std::str::from_utf8(source) else { return };
     let schema = source.strip_prefix('#').is_none();
-    within(256 << 20, 20, || {
+    within(256 << 20, Duration::from_secs(20), || {
         let grammar = if schema { Grammar::json_schema(source) } else { Grammar::text(source.trim_start_matches('#')) };
         let constraint = grammar.and_then(|g| TRIE.with(|trie| Constraint::new(trie, &g)));
         match constraint {

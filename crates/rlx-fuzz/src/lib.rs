@@ -10,7 +10,6 @@ mod config_json;
 mod gguf;
 mod ir_text;
 mod json_schema;
-pub mod limits;
 mod safetensors;
 mod tokenizers;
 mod tool_calls;
@@ -20,10 +19,15 @@ pub use config_json::config_json;
 pub use gguf::gguf;
 pub use ir_text::ir_text;
 pub use json_schema::json_schema;
-pub use limits::Counting;
+pub use rlx_bounds::Counting;
 pub use safetensors::safetensors;
 pub use tokenizers::{gguf_tokenizer, tokenizer_json};
 pub use tool_calls::tool_calls;
+
+/// An error message is one line, not empty, and short whatever the input contains.
+fn check_message(message: &str) {
+    assert!(!message.is_empty() && message.len() < 2000 && !message.contains('\n'), "{message}");
+}
 
 /// A target: its name and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));

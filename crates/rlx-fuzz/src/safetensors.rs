@@ -3,7 +3,8 @@
 //! Input: a first byte; when it is 0, the rest is `model.safetensors`.  Otherwise the rest is three parts, each but the
 //! last with a 16-bit length before it: the index, `a.safetensors` and `b.safetensors`.
 
-use crate::limits::{bounded, check_message};
+use crate::check_message;
+use rlx_bounds::bounded;
 use rlx_core::{Checkpoint, LoadOpts, weights};
 use std::fs;
 use std::path::Path;

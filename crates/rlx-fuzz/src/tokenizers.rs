@@ -1,15 +1,16 @@
 //! Tokenizers, from `tokenizer.json` and from the vocabulary of a GGUF file.
 
-use crate::limits::within;
 use arbitrary::{Result, Unstructured};
+use rlx_bounds::within;
 use rlx_text::{GgufVocab, TextStream, Tokenizer};
+use std::time::Duration;
 
 /// Input: a `tokenizer.json`; behind a NUL byte, a text.
 pub fn tokenizer_json(data: &[u8]) {
     let at = data.iter().position(|b| *b == 0).unwrap_or(data.len());
     let (json, text) = data.split_at(at);
     let text = String::from_utf8_lossy(text);
-    within(64 << 20, 5, || {
+    within(64 << 20, Duration::from_secs(5), || {
         let Ok(tokenizer) = Tokenizer::from_bytes(json) else { return };
         exercise(&tokenizer, &text);
         exercise(&tokenizer, "Hello  wörld 你好 \u{1F600} 123\r\n\t<s>");
@@ -56,7 +57,7 @@ pub fn gguf_tokenizer(data: &[u8]) {
     let mut u = Unstructured::new(data);
     let Ok((vocab, bytes)) = vocab(&mut u) else { return };
     let text = String::from_utf8_lossy(u.take_rest()).into_owned();
-    within((64 << 20) + 64 * data.len(), 5, || {
+    within((64 << 20) + 64 * data.len(), Duration::from_secs(5), || {
         let Ok(tokenizer) = Tokenizer::from_gguf(&vocab) else { return };
         assert!(tokenizer.vocab_size() >= 1);
         exercise(&tokenizer, &text);

@@ -2,15 +2,16 @@
 //!
 //! Input: one byte that picks the convention, one byte that seeds the cuts, text.
 
-use crate::limits::within;
+use rlx_bounds::within;
 use rlx_text::tools::{ToolConvention, ToolPart, ToolStream};
+use std::time::Duration;
 
 /// Reads a text whole and in pieces: both give the same parts, whatever the pieces.
 pub fn tool_calls(data: &[u8]) {
     let [pick, seed, text @ ..] = data else { return };
     let convention = ToolConvention::ALL[usize::from(*pick) % ToolConvention::ALL.len()];
     let text = String::from_utf8_lossy(text);
-    within((1 << 20) + 64 * text.len(), 1, || {
+    within((1 << 20) + 64 * text.len(), Duration::from_secs(1), || {
         let whole = joined(convention.parse(&text));
         check_parts(&whole, &text);
         for step in [1, 2 + usize::from(*seed % 16), text.len() / 2 + 1] {

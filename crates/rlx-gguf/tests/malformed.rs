@@ -4,30 +4,15 @@
 mod common;
 
 use common::*;
+use rlx_bounds::{Counting, bounded};
 use rlx_gguf::{Gguf, GgufError, TensorType};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Cases are timed one at a time.
-static TIMED: Mutex<()> = Mutex::new(());
-
-/// Opens the bytes and checks time (the best of three, for machines with other work), memory and message.
+/// Opens the bytes and checks time, memory and message.
 fn outcome(bytes: Vec<u8>) -> Result<Gguf, GgufError> {
-    let _alone = TIMED.lock().unwrap_or_else(PoisonError::into_inner);
-    let size = bytes.len();
-    let mut left = 3;
-    let result = loop {
-        left -= 1;
-        let copy = bytes.clone();
-        let (result, took) = measured(size, || Gguf::from_bytes(copy));
-        if took < Duration::from_secs(1) {
-            break result;
-        }
-        assert!(left > 0, "took {took:?} for {size} bytes");
-    };
+    let result = bounded(bytes.len(), || Gguf::from_bytes(bytes));
     if let Err(e) = &result {
         let message = e.to_string();
         assert!(message.len() < 500 && !message.contains('\n'), "{message}");

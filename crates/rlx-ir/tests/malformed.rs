@@ -3,8 +3,9 @@
 
 mod common;
 
-use common::{Counting, bounded};
+use common::bounded;
 use proptest::prelude::*;
+use rlx_bounds::Counting;
 use rlx_ir::{Op, text, verify::verify};
 use std::fmt::Write;
 use std::sync::OnceLock;

@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Counting, bounded, dir_with, fixture, oracle, safetensors};
+use common::{dir_with, fixture, oracle, safetensors};
+use rlx_bounds::{Counting, bounded};
 use rlx_core::names::{HeadCounts, Heads, NamesError};
 use rlx_core::registry::{find, identify};
 use rlx_core::weights::{StoredType, open_with};

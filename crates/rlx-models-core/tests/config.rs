@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Counting, bounded, fixture};
+use common::fixture;
+use rlx_bounds::{Counting, bounded};
 use rlx_core::config::{DecoderConfig, Experts, ImageConfig, ImageSize, RopeArgs, rope};
 use rlx_core::{ConfigDoc, ConfigError, ConfigSource, Key};
 use rlx_gguf::{Gguf, GgufWriter, TensorType, Value};

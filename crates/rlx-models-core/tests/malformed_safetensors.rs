@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Counting, bounded, dir_with, safetensors, safetensors_bytes};
+use common::{dir_with, safetensors, safetensors_bytes};
+use rlx_bounds::{Counting, bounded};
 use rlx_core::weights::{MAX_HEADER_BYTES, open_with};
 use rlx_core::{Checkpoint, LoadOpts, WeightsError};
 use std::path::Path;

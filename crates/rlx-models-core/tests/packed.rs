@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Counting, bounded, dir_with, fixture, oracle, safetensors};
+use common::{dir_with, fixture, oracle, safetensors};
+use rlx_bounds::{Counting, bounded};
 use rlx_core::weights::{WeightMap, open_map};
 use rlx_core::{Checkpoint, LoadOpts, WeightsError};
 use rlx_gguf::BlockFormat;

@@ -8,6 +8,7 @@ use std::process::Command;
 /// Every crate, lowest first: (layer, crates).  A crate may depend on crates of earlier lines only; crates
 /// of one line do not know each other.
 const LAYERS: &[(u32, &[&str])] = &[
+    (0, &["rlx-bounds"]), // tests and fuzz targets alone
     (0, &["rlx-gguf"]),
     (0, &["rlx-ir"]), // on rlx-gguf: one meaning of every block format
     (1, &["rlx-compile"]),

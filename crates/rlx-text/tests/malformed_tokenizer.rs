@@ -4,73 +4,13 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
-
 use common::{committed, json};
+use rlx_bounds::{Counting, bounded, quick};
 use rlx_text::{GgufVocab, TextStream, Tokenizer};
 use serde_json::{Value, json};
 
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(by: isize) {
-    let _ = HELD.try_with(|held| {
-        held.set(held.get() + by);
-        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
-    });
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged; the counters are plain thread-local numbers.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are those of the system's allocator.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static COUNTING: Counting = Counting;
-
-/// Processor time of this thread where the system tells it (waiting for other work does not count), else time.
-fn clock() -> Duration {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanos = stat.as_deref().and_then(|s| s.split(' ').next()?.parse().ok());
-    nanos.map_or_else(|| START.elapsed(), Duration::from_nanos)
-}
-
-/// Runs `f`, which may take a second.
-fn quick<T>(what: &str, f: impl FnOnce() -> T) -> T {
-    let start = clock();
-    let out = f();
-    let took = clock() - start;
-    assert!(took < Duration::from_secs(1), "{what} took {took:?}");
-    out
-}
-
-/// Runs `f` under the bounds of malformed input: 64 KiB + 4 × input at the peak, one second.
-fn bounded<T>(input: usize, f: impl FnOnce() -> T) -> T {
-    let before = HELD.with(Cell::get);
-    PEAK.with(|p| p.set(before));
-    let out = quick("an input", f);
-    let peak = PEAK.with(Cell::get) - before;
-    let limit = (64 * 1024 + 4 * input) as isize;
-    assert!(peak <= limit, "peak of {peak} bytes for an input of {input}, at most {limit} allowed");
-    out
-}
+static ALLOCATOR: Counting = Counting;
 
 /// Bytes that a vocabulary takes in memory.
 fn size(v: &GgufVocab) -> usize {
@@ -218,7 +158,7 @@ fn tokenizer_26_nested_quantifiers() {
     let text = "a".repeat(5_000) + "!";
     for fine in ["(a+)+", "(a+)+b", "((a*)*)*c", r"(?:\p{L}+)+(?i:x)", r"\s+(?!\S)|(a+)+"] {
         let tokenizer = loads(&with_pattern(fine));
-        let ids = quick(fine, || tokenizer.encode(&text, false)).expect("encodes");
+        let ids = quick(|| tokenizer.encode(&text, false)).expect("encodes");
         assert_eq!(tokenizer.decode(&ids, false).expect("decodes"), text);
     }
     for bad in ["(a+)+(?!b)", "(?=(a*)*b)", r"(a+a+)+\1", "(?>x)(a*)*b", "(?:(?:a{100}){100}){100}"] {
@@ -246,7 +186,7 @@ fn tokenizer_26_a_megabyte_of_carets() {
 /// A text of one character a million times over.
 fn encodes_a_megabyte(tokenizer: &Tokenizer, of: &str) {
     let text = of.repeat((1 << 20) / of.len());
-    let ids = quick(of, || tokenizer.encode(&text, false)).expect("encodes");
+    let ids = quick(|| tokenizer.encode(&text, false)).expect("encodes");
     assert_eq!(tokenizer.decode(&ids, false).expect("decodes"), text);
     // The twin is what it begins with.
     let few = of.repeat(50);

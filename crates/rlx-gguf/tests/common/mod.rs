@@ -1,11 +1,6 @@
 //! Builds GGUF files byte by byte, including wrong ones.
 #![allow(dead_code, reason = "every test binary uses another part")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
-
 /// A file with every field under control.  `Default` is a valid file: one key, two F32 tensors of 8 and 4 elements.
 #[derive(Clone)]
 pub struct Raw {
@@ -100,51 +95,4 @@ impl Raw {
 /// The crate's fixtures.
 pub fn fixture(name: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
-/// Counts the bytes that each thread has allocated, now and at most.
-pub struct Counting;
-
-thread_local! {
-    static NOW: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(bytes: isize) {
-    let now = NOW.get() + bytes;
-    NOW.set(now);
-    PEAK.set(PEAK.get().max(now));
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged; the counters are plain thread-local cells.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-/// Processor time of this thread where the system tells it (waiting for other work does not count), else time.
-fn clock() -> Duration {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanos = stat.as_deref().and_then(|s| s.split(' ').next()?.parse().ok());
-    nanos.map_or_else(|| START.elapsed(), Duration::from_nanos)
-}
-
-/// Runs `f`, which may hold 64 KiB + 4 × `size` bytes; its result and processor time.
-pub fn measured<T>(size: usize, f: impl FnOnce() -> T) -> (T, Duration) {
-    let before = NOW.get();
-    PEAK.set(before);
-    let start = clock();
-    let result = f();
-    let (peak, took) = (PEAK.get() - before, clock() - start);
-    assert!(peak <= 65_536 + 4 * size as isize, "peak of {peak} bytes for {size} bytes of file");
-    (result, took)
 }
