@@ -84,9 +84,9 @@ pub enum GgufError {
     /// Two tensors share bytes.
     #[error("{file}: data of tensor {tensor} at byte {offset} overlaps tensor {other}, which ends at byte {end}")]
     Overlap { file: Origin, tensor: String, offset: u64, other: String, end: u64 },
-    /// A metadata key that the caller needs is absent.
-    #[error("{file}: metadata key {key} is missing, expected {expected}")]
-    MissingKey { file: Origin, key: String, expected: &'static str },
+    /// A metadata key that the caller needs is absent; the offset is that of the metadata.
+    #[error("{file}: metadata key {key} is missing, expected {expected} (in the metadata at byte {offset})")]
+    MissingKey { file: Origin, key: String, offset: u64, expected: &'static str },
     /// A metadata value is of another type, or out of the range of the type that the caller needs.
     #[error("{file}: metadata key {key} at byte {offset} is {found}, expected {expected}")]
     KeyType { file: Origin, key: String, offset: u64, found: String, expected: &'static str },
@@ -94,14 +94,16 @@ pub enum GgufError {
     #[error("{file}: no tensor named {tensor}")]
     MissingTensor { file: Origin, tensor: String },
     /// The tensor is of a type whose layout is not known here.
-    #[error("{file}: tensor {tensor} is of ggml type {number}{note}, which cannot be read; expected one of {expected}")]
-    UnsupportedType { file: Origin, tensor: String, number: u32, note: &'static str, expected: String },
+    #[error(
+        "{file}: tensor {tensor}, data at byte {offset}, is of ggml type {number}{note}, which cannot be read; expected one of {expected}"
+    )]
+    UnsupportedType { file: Origin, tensor: String, offset: u64, number: u32, note: &'static str, expected: String },
     /// Parts of a split file are not beside the part that was opened.
     #[error("{file}: {} of {count} parts of the split file are missing: {}", missing.len(), list(missing))]
     MissingParts { file: Origin, count: u64, missing: Vec<String> },
     /// The parts of a split file contradict each other or their names.
-    #[error("{file}: split file: {field} is {found}, expected {expected}")]
-    Split { file: Origin, field: &'static str, found: String, expected: String },
+    #[error("{file}: split file: {field} is {found}, expected {expected} (at byte {offset})")]
+    Split { file: Origin, field: &'static str, offset: u64, found: String, expected: String },
     /// What the caller wants to write is not a valid GGUF file.
     #[error("cannot write GGUF: {field}: found {found}, expected {expected}")]
     Unwritable { field: String, found: String, expected: String },

@@ -2,7 +2,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use crate::error::{GgufError, Origin, quote};
-use crate::header::{Header, offset_of_key, offset_of_tensor};
+use crate::header::{Header, offset_of_element, offset_of_key, offset_of_tensor};
 use crate::index::NameIndex;
 use crate::metadata::Metadata;
 use crate::split;
@@ -152,7 +152,12 @@ impl Gguf {
     /// # Errors
     /// [`GgufError::MissingKey`], or [`GgufError::KeyType`] when the value is of another type or out of range.
     pub fn require<'a, T: FromValue<'a>>(&'a self, key: &str) -> Result<T, GgufError> {
-        self.find(key)?.ok_or_else(|| GgufError::MissingKey { file: self.origin(), key: quote(key), expected: T::EXPECTED })
+        self.find(key)?.ok_or_else(|| GgufError::MissingKey {
+            file: self.origin(),
+            key: quote(key),
+            offset: self.offset_of(key),
+            expected: T::EXPECTED,
+        })
     }
 
     /// [`require`](Self::require) for an integer.
@@ -235,6 +240,7 @@ impl Gguf {
             return Err(GgufError::UnsupportedType {
                 file: part.origin.clone(),
                 tensor: quote(&tensor.name),
+                offset: tensor.offset,
                 number,
                 note: TensorType::note(number),
                 expected: TensorType::readable(),
@@ -273,9 +279,16 @@ impl Gguf {
         Ok(values)
     }
 
-    /// The byte at which the metadata entry of `key` begins in the first file, for messages; 0 when there is none.
+    /// The byte at which the metadata entry of `key` begins in the first file, for messages; that of all metadata when
+    /// there is none.
     pub fn offset_of(&self, key: &str) -> u64 {
         self.parts.first().map_or(0, |p| offset_of_key(p.bytes(), &self.header.metadata, key))
+    }
+
+    /// The byte at which element `n` of the array `key` begins in the first file, for messages; the entry of the key when
+    /// it is no array of so many.
+    pub fn offset_of_element(&self, key: &str, n: usize) -> u64 {
+        self.parts.first().map_or(0, |p| offset_of_element(p.bytes(), &self.header.metadata, key, n))
     }
 
     pub(crate) fn origin(&self) -> Origin {

@@ -9,7 +9,7 @@
 
 use crate::cursor::Cursor;
 use crate::error::{GgufError, Origin, quote};
-use crate::metadata::{MIN_ENTRY_BYTES, Metadata, skip_entry};
+use crate::metadata::{MIN_ENTRY_BYTES, Metadata, skip_entry, skip_to_element};
 use crate::tensor::{SizeError, TensorInfo, TensorType, size};
 use crate::value::FromValue;
 
@@ -93,16 +93,26 @@ fn read_alignment(metadata: &Metadata, bytes: &[u8], file: &Origin) -> Result<u6
     })
 }
 
-/// Where the entry of `key` begins in a file whose metadata was read; for messages, so it is searched for only then.
+/// Where the entry of `key` begins in a file whose metadata was read, or all metadata when there is none; for messages,
+/// so it is searched for only then.
 pub(crate) fn offset_of_key(bytes: &[u8], metadata: &Metadata, key: &str) -> u64 {
-    let walk = |n| -> Result<u64, GgufError> {
-        let file = Origin::default();
-        let mut c = Cursor::new(bytes, &file);
-        c.take(COUNTS_END, &"the counts")?;
-        (0..n).try_for_each(|i| skip_entry(&mut c, i).map(drop))?;
-        Ok(c.at())
-    };
-    metadata.position(key).map(walk).and_then(Result::ok).unwrap_or_default()
+    let file = Origin::default();
+    metadata.position(key).and_then(|n| at_entry(bytes, &file, n).ok()).map_or(COUNTS_END, |c| c.at())
+}
+
+/// Where element `n` of the array `key` begins; its entry when it is no array of so many.
+pub(crate) fn offset_of_element(bytes: &[u8], metadata: &Metadata, key: &str, n: usize) -> u64 {
+    let file = Origin::default();
+    let element = || skip_to_element(&mut at_entry(bytes, &file, metadata.position(key)?).ok()?, n);
+    element().unwrap_or_else(|| offset_of_key(bytes, metadata, key))
+}
+
+/// A cursor before entry `n`.
+fn at_entry<'a>(bytes: &'a [u8], file: &'a Origin, n: u32) -> Result<Cursor<'a>, GgufError> {
+    let mut c = Cursor::new(bytes, file);
+    c.take(COUNTS_END, &"the counts")?;
+    (0..n).try_for_each(|i| skip_entry(&mut c, i).map(drop))?;
+    Ok(c)
 }
 
 /// Where the description of tensor number `n` begins in a file whose header was read.

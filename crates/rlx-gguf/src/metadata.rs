@@ -134,6 +134,23 @@ pub(crate) fn skip_entry(c: &mut Cursor<'_>, i: u32) -> Result<usize, GgufError>
     Ok(key.len())
 }
 
+/// Walks from the beginning of an entry that was read before to element `n` of its array.
+pub(crate) fn skip_to_element(c: &mut Cursor<'_>, n: usize) -> Option<u64> {
+    let field = "an array that was read";
+    c.name(MAX_KEY_BYTES, &field).ok()?;
+    if read_kind(c, &field).ok()?.0 != kind::ARRAY {
+        return None;
+    }
+    let (kind, bytes) = read_kind(c, &field).ok()?;
+    let before = u64::try_from(n).ok().filter(|n| *n < c.count(bytes, &field).unwrap_or(0))?;
+    match kind {
+        kind::STRING => (0..before).try_for_each(|_| c.text_bytes(&field).map(drop)).ok()?,
+        kind::ARRAY => (0..before).try_for_each(|_| skip_array(c, &field, 2)).ok()?,
+        _ => c.take(before * bytes, &field).map(drop).ok()?,
+    }
+    Some(c.at())
+}
+
 /// Walks over a value without keeping anything; checks what its size depends on.
 fn skip_value(c: &mut Cursor<'_>, i: u32) -> Result<(), GgufError> {
     let field = format_args!("the value of metadata key {i}");

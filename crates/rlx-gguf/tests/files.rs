@@ -145,7 +145,7 @@ fn getters_convert_widths_and_name_what_is_wrong() {
     assert_eq!(gguf.find::<u32>("absent").unwrap(), None);
     let message = |e: GgufError| e.to_string();
     let missing = message(gguf.get_u32("absent").unwrap_err());
-    assert!(missing.contains("\"absent\" is missing, expected an integer in the range of u32"), "{missing}");
+    assert!(missing.contains("\"absent\" is missing, expected an integer in the range of u32 (in the metadata at byte 24)"), "{missing}");
     let range = message(gguf.get_u32("i8").unwrap_err());
     assert!(range.contains("\"i8\" at byte ") && range.contains("is i8 -100, expected an integer"), "{range}");
     let kind = message(gguf.get_f32("string").unwrap_err());
@@ -154,6 +154,35 @@ fn getters_convert_widths_and_name_what_is_wrong() {
     assert!(array.contains("array of 2 i32"), "{array}");
     assert!(gguf.find::<bool>("u8").is_err() && gguf.get_str_array("a.u8").is_err());
     assert!(message(gguf.tensor("w").unwrap_err()).contains("no tensor named \"w\""));
+}
+
+/// Where the entry of a key begins: with the length of the key.
+fn entry(bytes: &[u8], key: &str) -> u64 {
+    let named = [&(key.len() as u64).to_le_bytes(), key.as_bytes()].concat();
+    bytes.windows(named.len()).position(|w| w == named).unwrap() as u64
+}
+
+#[test]
+fn entries_and_elements_have_their_place_in_the_file() {
+    let mut writer = GgufWriter::new();
+    for (key, value) in every_value() {
+        writer.put(key, value).unwrap();
+    }
+    writer.put("listed", ["", "two", "grüße", "four"].into_iter().collect::<rlx_gguf::StringArray>()).unwrap();
+    let bytes = writer.to_bytes();
+    let gguf = Gguf::from_bytes(bytes.clone()).unwrap();
+    for key in ["u8", "string", "a.f64", "listed"] {
+        assert_eq!(gguf.offset_of(key), entry(&bytes, key), "{key}");
+    }
+    let word = |text: &str| entry(&bytes, text);
+    assert_eq!([1, 2, 3].map(|n| gguf.offset_of_element("listed", n)), ["two", "grüße", "four"].map(word));
+    // Key, type, type of elements, count: then numbers of four bytes.
+    let numbers = entry(&bytes, "a.i32") + 8 + 5 + 4 + 4 + 8;
+    assert_eq!([0, 1].map(|n| gguf.offset_of_element("a.i32", n)), [numbers, numbers + 4]);
+    // What has no such element is pointed at as a whole, and what is absent is missed from all metadata.
+    assert_eq!(gguf.offset_of_element("listed", 4), entry(&bytes, "listed"));
+    assert_eq!(gguf.offset_of_element("u8", 0), entry(&bytes, "u8"));
+    assert_eq!((gguf.offset_of("absent"), gguf.offset_of_element("absent", 1)), (24, 24));
 }
 
 #[test]
@@ -217,6 +246,10 @@ fn gguf_16_split_files() {
         save(dir, "m-00002-of-00003.gguf", w);
         let error = open(&first).unwrap_err().to_string();
         assert!(needles.iter().all(|n| error.contains(n)), "{needles:?} not all in: {error}");
+        if let Some(key) = needles.get(1).and_then(|n| n.split(' ').next()).filter(|key| ["split.no", "split.count"].contains(key)) {
+            let at = entry(&w.to_bytes(), key);
+            assert!(error.ends_with(&format!("(at byte {at})")), "{at}: {error}");
+        }
     };
     broken(&part(1, 3, Some("llama")), &["00002-of", "general.architecture", "llama", "qwen3"]);
     broken(&part(0, 3, None), &["00002-of", "split.no is 0", "expected 1"]);
@@ -237,6 +270,10 @@ fn gguf_16_split_counts_and_names() {
     let refused = |name: &str, w: &GgufWriter<'_>, needle: &str| {
         let error = open(save(dir, name, w)).unwrap_err().to_string();
         assert!(error.contains(needle), "{needle:?} is not in: {error}");
+        if let Some(key) = needle.split(' ').next().filter(|key| key.starts_with("split.")) {
+            let at = entry(&w.to_bytes(), key);
+            assert!(error.ends_with(&format!("(at byte {at})")), "{at}: {error}");
+        }
     };
     refused("n-00001-of-65535.gguf", &part(0, 65_535, None), "split.count is 65535, expected at most 1024");
     refused("n-00001-of-00002.gguf", &part(2, 2, None), "split.no is 2, expected less than");

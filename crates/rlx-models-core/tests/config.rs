@@ -411,18 +411,45 @@ fn gguf_15_vocab_size_against_embedding_rows() {
     refused(vocab_size(None, Some(0), 6), &["tokenizer.ggml.tokens is 0", "at least one token"]);
 }
 
+/// The words for where a text has a part for the `n`th time, from 0.
+fn at(text: &str, part: &str, n: usize) -> String {
+    format!("at byte {})", text.match_indices(part).nth(n).unwrap().0)
+}
+
 /// What is wrong with a value is said with the place of the value.
 #[test]
 fn config_25_errors_say_at_which_byte() {
     let text = qwen3(&[("num_hidden_layers", "1e30")]);
-    let at = text.find("1e30").unwrap();
-    refused(decoder(&[("num_hidden_layers", "1e30")]), &["num_hidden_layers is 1e30", &format!("(at byte {at})")]);
+    refused(decoder(&[("num_hidden_layers", "1e30")]), &["num_hidden_layers is 1e30", &at(&text, "1e30", 0)]);
     assert!(decoder(&[("num_hidden_layers", "1")]).is_ok());
+    // What is absent is missed from the object that should hold it; null stands somewhere itself.
+    refused(decoder(&[("-hidden_size", "")]), &["hidden_size is missing", "(in what begins at byte 0)"]);
+    let null = qwen3(&[("hidden_size", "null")]).find("null").unwrap();
+    refused(decoder(&[("hidden_size", "null")]), &["hidden_size is missing", &format!("(in what begins at byte {null})")]);
+    let inner = format!("\u{feff} {{\"text_config\":{}}}", qwen3(&[("-hidden_size", "")]));
+    let read = DecoderConfig::from_source(&source(&inner).unwrap());
+    refused(read, &["hidden_size is missing", &at(&inner, "{\"", 1)]);
+    for (name, value) in [("num_attention_heads", "0"), ("num_key_value_heads", "3"), ("head_dim", "0"), ("rms_norm_eps", "-1.5")] {
+        let text = qwen3(&[(name, value)]);
+        refused(decoder(&[(name, value)]), &[name, &at(&text, &format!("{value},"), 0)]);
+    }
+    let scaling = r#"{"rope_type":"linear","factr":2}"#;
+    let text = qwen3(&[("rope_scaling", scaling)]);
+    refused(rope_of(&[("rope_scaling", scaling)], &RopeArgs::new(32)), &["rope_scaling.factor is missing", &at(&text, scaling, 0)]);
+    let part = r#"{"rope_type":"default","partial_rotary_factor":1.5}"#;
+    let text = qwen3(&[("rope_parameters", part)]);
+    let expected = ["rope_parameters.partial_rotary_factor is 1.5", &at(&text, "1.5}", 0)];
+    refused(rope_of(&[("rope_parameters", part)], &RopeArgs::new(32)), &expected);
     let nested = r#"{"a":0,"text_config":{"b":1,"b":2}}"#;
-    refused(source(nested), &["duplicate key text_config.b (at byte 28)"]);
-    refused(doc(r#"{"torch_dtype":"float128"}"#).unwrap().dtype(), &["float128", "(at byte 15)"]);
+    refused(source(nested), &["duplicate key text_config.b", &at(nested, "\"b\"", 1)]);
+    let dtype = r#"{"torch_dtype":"float128"}"#;
+    refused(doc(dtype).unwrap().dtype(), &["float128", &at(dtype, "\"float128", 0)]);
     let toy = gguf(&[("toy.block_count", Some(0u32.into()))]);
     let (file, _) = toy.gguf().unwrap();
+    refused(
+        DecoderConfig::from_source(&gguf(&[("toy.block_count", None)])),
+        &["toy.block_count is missing", "(in what begins at byte 24)"],
+    );
     let message = DecoderConfig::from_source(&toy).unwrap_err().to_string();
     assert!(
         file.offset_of("toy.block_count") > 24 && message.ends_with(&format!("(at byte {})", file.offset_of("toy.block_count"))),

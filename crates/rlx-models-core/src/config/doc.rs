@@ -35,6 +35,8 @@ pub struct ConfigDoc {
     text: Arc<str>,
     /// Names of the objects around this one, each with a dot after it.
     prefix: Arc<str>,
+    /// Where the object begins.
+    start: u32,
     /// Sorted by key.
     members: Arc<Vec<Member>>,
 }
@@ -114,7 +116,8 @@ impl ConfigDoc {
                 return Err(ConfigError::Duplicate { file: file.to_path_buf(), field, offset });
             }
         }
-        Ok(ConfigDoc { file, text, prefix, members: Arc::new(members) })
+        let start = range.0 + (object.len() - object.trim_start().len()) as u32;
+        Ok(ConfigDoc { file, text, prefix, start, members: Arc::new(members) })
     }
 
     /// The file.
@@ -143,9 +146,19 @@ impl ConfigDoc {
         self.members.get(at)
     }
 
-    /// Where the value of a member stands in the file; 0 when it is absent.
-    pub(super) fn offset(&self, name: &str) -> u64 {
-        self.member(name).map_or(0, |m| u64::from(m.value.0))
+    /// The byte at which the object begins.
+    pub(super) fn start(&self) -> u64 {
+        u64::from(self.start)
+    }
+
+    /// Whether a member is there, if only as null.
+    pub(super) fn mentions(&self, name: &str) -> bool {
+        self.member(name).is_some()
+    }
+
+    /// The byte at which the value of a member begins; when it is absent, the object that lacks it.
+    pub fn offset(&self, name: &str) -> u64 {
+        u64::from(self.member(name).map_or(self.start, |m| m.value.0))
     }
 
     /// Whether a member is there and not null.
@@ -155,7 +168,8 @@ impl ConfigDoc {
 
     /// An error about a member that is absent.
     pub fn missing(&self, name: &str, expected: impl fmt::Display) -> ConfigError {
-        ConfigError::Missing { file: self.file.to_path_buf(), field: self.field(name), expected: expected.to_string() }
+        let (file, field, offset) = (self.file.to_path_buf(), self.field(name), self.offset(name));
+        ConfigError::Missing { file, field, offset, expected: expected.to_string() }
     }
 
     /// An error about a member's value.

@@ -19,9 +19,9 @@ pub enum ConfigError {
     /// One key twice in one object.
     #[error("{}: duplicate key {} (at byte {offset})", file.display(), plain(field))]
     Duplicate { file: PathBuf, field: String, offset: u64 },
-    /// A field that is needed is absent or null.
-    #[error("{}: {} is missing, expected {expected}", file.display(), plain(field))]
-    Missing { file: PathBuf, field: String, expected: String },
+    /// A field that is needed is absent or null; the offset is that of the null, or of what should hold the field.
+    #[error("{}: {} is missing, expected {expected} (in what begins at byte {offset})", file.display(), plain(field))]
+    Missing { file: PathBuf, field: String, offset: u64, expected: String },
     /// A field has a type or value that it cannot have.
     #[error("{}: {} is {found}, expected {expected} (at byte {offset})", file.display(), plain(field))]
     Invalid { file: PathBuf, field: String, offset: u64, found: String, expected: String },

@@ -74,7 +74,7 @@ fn from_doc(src: &ConfigSource, model: &ConfigDoc, args: &RopeArgs<'_>) -> Resul
         (None, None) => first(model, &["global_rope_theta", "rotary_emb_base", "rope_base"])?.unwrap_or(args.default_theta),
     };
     if theta <= 0.0 {
-        return Err(model.invalid("rope_theta", FACTOR));
+        return Err(cx.holder("rope_theta").invalid("rope_theta", FACTOR));
     }
     let fraction = cx.fraction()?;
     // Proportional scaling spreads its frequencies over the whole head; the fraction is part of it.
@@ -143,6 +143,11 @@ impl Cx<'_> {
         }
     }
 
+    /// The document that [`number`](Self::number) takes a parameter from.
+    fn holder(&self, name: &str) -> &ConfigDoc {
+        self.params.as_ref().filter(|p| p.has(name)).unwrap_or(self.model)
+    }
+
     /// The document whose fields errors speak of.
     fn doc(&self) -> &ConfigDoc {
         self.params.as_ref().unwrap_or(self.model)
@@ -173,7 +178,8 @@ impl Cx<'_> {
     fn fraction(&self) -> Result<f64, ConfigError> {
         const EXPECTED: &str = "a number above 0 and at most 1";
         if let Some(v) = self.number("partial_rotary_factor")? {
-            return if v > 0.0 && v <= 1.0 { Ok(v) } else { Err(self.model.invalid("partial_rotary_factor", EXPECTED)) };
+            let doc = self.holder("partial_rotary_factor");
+            return if v > 0.0 && v <= 1.0 { Ok(v) } else { Err(doc.invalid("partial_rotary_factor", EXPECTED)) };
         }
         if let Some(dim) = self.model.opt_usize("rotary_dim")? {
             return Ok(dim as f64 / self.args.head_dim.max(1) as f64);

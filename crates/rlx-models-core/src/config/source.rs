@@ -150,19 +150,28 @@ impl ConfigSource {
         }
     }
 
+    /// The byte at which a setting stands in the file: its value in `config.json`, its entry in GGUF metadata.  Of one
+    /// that is absent, its null, or the object or metadata that lack it.
+    fn offset(&self, key: Key) -> u64 {
+        match self {
+            ConfigSource::Hf { root, text, .. } => {
+                let mentioned = || [text, root].into_iter().find_map(|doc| key.hf.split('|').find(|n| doc.mentions(n)).map(|n| (doc, n)));
+                self.place(key).or_else(mentioned).map_or_else(|| text.start(), |(doc, name)| doc.offset(name))
+            }
+            ConfigSource::Gguf { gguf, arch } => gguf.offset_of(&gguf_key(arch, key.gguf)),
+        }
+    }
+
     /// An error about a setting that is absent.
     pub fn missing(&self, key: Key, expected: impl fmt::Display) -> ConfigError {
-        ConfigError::Missing { file: self.file().into(), field: self.field(key), expected: expected.to_string() }
+        let (file, field, offset) = (self.file().into(), self.field(key), self.offset(key));
+        ConfigError::Missing { file, field, offset, expected: expected.to_string() }
     }
 
     /// An error about the value of a setting.
     pub fn invalid(&self, key: Key, found: impl fmt::Display, expected: impl fmt::Display) -> ConfigError {
         let (found, expected) = (found.to_string(), expected.to_string());
-        let offset = match self {
-            ConfigSource::Hf { .. } => self.place(key).map_or(0, |(doc, name)| doc.offset(name)),
-            ConfigSource::Gguf { gguf, arch } => gguf.offset_of(&gguf_key(arch, key.gguf)),
-        };
-        ConfigError::Invalid { file: self.file().into(), field: self.field(key), offset, found, expected }
+        ConfigError::Invalid { file: self.file().into(), field: self.field(key), offset: self.offset(key), found, expected }
     }
 
     /// A count or size from 0 to 2^31.
