@@ -73,7 +73,8 @@ fn safetensors_20_header_text() {
     let deep = format!("{{\"a\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
     refused(&safetensors(&deep, &[]), "\"a\"");
     let twice = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#;
-    refused(&safetensors(twice, &[0; 2]), "is also in");
+    let file = safetensors(twice, &[0; 2]);
+    refused(&file, &format!("tensor \"a\", data at byte {}, is also in", file.len() - 1));
     accepted(&safetensors(&twice.replacen("\"a\"", "\"b\"", 1), &[0; 2]));
     // The same name in two spellings.
     refused(&safetensors(&twice.replacen("\"a\"", "\"\\u0061\"", 1), &[0; 2]), "is also in");
@@ -102,6 +103,15 @@ fn safetensors_21_offsets() {
         refused(&safetensors(&two(a, b), &[0; 8]), why);
     }
     refused(&safetensors(&two("[0,4]", "[5,9]"), &[0; 9]), "gap");
+    for (a, b, wrong) in
+        [("[4,0]", "[4,8]", "[4,0]"), ("[0,4]", "[3,7]", "[3,7]"), ("[1,4]", "[4,8]", "[1,4]"), ("[0,3]", "[3,8]", "[0,3]")]
+    {
+        let header = two(a, b);
+        refused(&safetensors(&header, &[0; 8]), &format!("data_offsets at byte {} is {}", 8 + header.find(wrong).unwrap(), &wrong[..2]));
+    }
+    // Of two entries with one name, the wrong one.
+    let header = two("[0,4]", "[4,9]").replace("\"b\"", "\"\\u0061\"");
+    refused(&safetensors(&header, &[0; 8]), &format!("data_offsets at byte {}", 8 + header.find("[4,9]").unwrap()));
     refused(&safetensors(&two("[0,4]", "[4,8]"), &[0; 9]), "1 more bytes");
     refused(&safetensors(&two("[0,4]", "[4,8]"), &[0; 7]), "within the 7 bytes");
 }
@@ -116,6 +126,8 @@ fn safetensors_22_shapes_and_types() {
     refused(&t("F32", "[2,3]", 20), "24 bytes for f32");
     refused(&t("F32", "[9223372036854775808]", 8), "whole number of bytes");
     refused(&t("U8", "[4294967296,4294967296]", 8), "whole number of bytes");
+    let header = r#"{"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,8]}}"#;
+    refused(&safetensors(header, &[0; 8]), &format!("shape at byte {} is [4294967296", 8 + header.find("[429").unwrap()));
     refused(&t("U8", "[18446744073709551616]", 8), "\"a\"");
     refused(&t("U8", "[-1]", 1), "\"a\"");
     refused(&t("U8", &format!("[{}1]", "1,".repeat(69)), 1), "more than 16 dimensions");
@@ -124,8 +136,12 @@ fn safetensors_22_shapes_and_types() {
     assert!(accepted(&t("F32", "[0,7]", 0)).get("a").unwrap().bytes().is_empty());
     refused(&t("F4", "[3]", 2), "whole number of bytes");
     // Whole bytes of a type without meaning here: opens, and is refused at use.
-    let message = accepted(&t("F4", "[4]", 2)).get("a").unwrap_err().to_string();
-    assert!(message.contains("\"a\"") && message.contains("F4") && message.contains("bf16"), "{message}");
+    let opaque = t("F4", "[4]", 2);
+    let message = accepted(&opaque).get("a").unwrap_err().to_string();
+    assert!(
+        message.contains(&format!("\"a\", data at byte {}", opaque.len() - 2)) && message.contains("F4") && message.contains("bf16"),
+        "{message}"
+    );
     refused(&t("F31", "[1]", 4), "\"a\": unknown variant `F31`");
 }
 
@@ -197,12 +213,27 @@ fn safetensors_24_index() {
     ] {
         let message = sharded(&index(map), &files).expect_err(map).to_string();
         assert!(message.contains(why), "{map}: {message}");
+        assert!(why.contains("missing") || message.contains(" at byte "), "{map}: {message}");
+    }
+    for (map, wrong, nth) in [
+        (r#""a":"../m-1.safetensors""#, "\"..", 0),
+        (r#""a":"m-1.safetensors","c":"m-2.safetensors""#, "\"m-2", 0),
+        (r#""a":"m-1.safetensors","a":"m-2.safetensors""#, "\"m-2", 0),
+        ("", "{", 2),
+    ] {
+        let text = index(map);
+        let at = text.match_indices(wrong).nth(nth).unwrap().0;
+        let message = sharded(&text, &files).expect_err(map).to_string();
+        assert!(message.contains("index.json: ") && message.contains(&format!(" at byte {at}: found ")), "{at}: {message}");
     }
     for bad in ["", "[]", "{}", "{\"weight_map\":3}", "{\"weight_map\":{\"a\":\"m-1.safetensors\"}", "\u{1}"] {
         assert!(sharded(bad, &files).is_err(), "{bad}");
     }
     let message = sharded(&valid, &[("m-1.safetensors", &a), ("m-2.safetensors", &a)]).unwrap_err().to_string();
-    assert!(message.contains("\"a\" is also in") && message.contains("m-1.safetensors"), "{message}");
+    assert!(
+        message.contains(&format!("\"a\", data at byte {}, is also in", a.len() - 8)) && message.contains("m-1.safetensors"),
+        "{message}"
+    );
     let many: Vec<String> = (0..1_000_000).map(|i| format!(r#""t{i}":"m-{i}.safetensors""#)).collect();
     let message = sharded(&index(&many.join(",")), &files).unwrap_err().to_string();
     assert!(message.contains("at most 4096 shards"), "{message}");

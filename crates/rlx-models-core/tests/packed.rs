@@ -204,6 +204,13 @@ fn mlx_parts_that_do_not_belong_together_are_refused_by_all_three_names() {
     refused(MLX, &[w, s, ("x.biases", "BF16", &[2, 2])], &[all[1], "of one type: f16, bf16 or f32"]);
     refused(MLX, &[w, ("x.scales", "I32", &[2, 2]), ("x.biases", "I32", &[2, 2])], &["of one type: f16, bf16 or f32"]);
     refused(MLX, &[w, s], &[all[0], "without x.biases"]);
+    // Where the data of the parts begins: behind one another, at the end of the file.
+    let parts = [w, s, ("x.biases", "F16", &[2, 3][..])];
+    let (dir, opened) = checkpoint(MLX, &parts);
+    let (message, end) = (opened.unwrap_err().to_string(), std::fs::metadata(dir.path().join("model.safetensors")).unwrap().len());
+    for (name, behind) in [("x.weight\" u32 [2, 16]", 128 + 8 + 12), ("x.scales\" f16 [2, 2]", 8 + 12), ("x.biases\" f16 [2, 3]", 12)] {
+        assert!(message.contains(&format!("{name} at byte {}", end - behind)), "{message}");
+    }
     refused(MLX, &[w, b], &[all[0], "without x.scales"]);
     refused(MLX, &[("x.weight", "U32", &[16]), s, b], &["at least two dimensions"]);
     // 100 inputs of 4 bits are 12.5 words; of 8 bits they are 25 and do not divide into groups of 64.
@@ -287,7 +294,7 @@ fn hugging_face_parts_that_do_not_belong_together_are_refused() {
     let (w, z): (Tensor, Tensor) = (("x.qweight", "I32", &[8, 8]), ("x.qzeros", "I32", &[2, 1]));
     let s: Tensor = ("x.scales", "F16", &[2, 8]);
     assert_eq!(checkpoint(gptq, &[w, z, s]).1.unwrap().meta("x.weight").unwrap().shape, [8, 64]);
-    refused(gptq, &[w, z], &["\"x.qweight\" i32 [8, 8] without x.scales"]);
+    refused(gptq, &[w, z], &["\"x.qweight\" i32 [8, 8] at byte ", " without x.scales"]);
     refused(gptq, &[w, s], &["without x.qzeros"]);
     refused(gptq, &[w, z, ("x.scales", "F16", &[3, 8])], &["\"x.qweight\"", "\"x.qzeros\"", "\"x.scales\" f16 [3, 8]"]);
     refused(gptq, &[w, z, ("x.scales", "F16", &[2, 0])], &["scales [groups, out]"]);
@@ -298,7 +305,7 @@ fn hugging_face_parts_that_do_not_belong_together_are_refused() {
     let fp8 = r#"{"quantization_config":{"quant_method":"fp8","weight_block_size":[128,128]}}"#;
     let f: Tensor = ("x.weight", "F8_E4M3", &[130, 256]);
     assert!(checkpoint(fp8, &[f, ("x.weight_scale_inv", "F32", &[2, 2])]).1.is_ok());
-    refused(fp8, &[f], &["\"x.weight\" f8e4m3 [130, 256] without x.weight_scale_inv"]);
+    refused(fp8, &[f], &["\"x.weight\" f8e4m3 [130, 256] at byte ", " without x.weight_scale_inv"]);
     refused(fp8, &[f, ("x.weight_scale_inv", "F32", &[1, 2])], &["\"x.weight_scale_inv\" f32 [1, 2]", "[2, 2] (per block of 128 by 128)"]);
     refused(fp8, &[f, ("x.weight_scale_inv", "U8", &[2, 2])], &["a scale of type f32, f16 or bf16"]);
     refused(&fp8.replace("[128,128]", "[0,128]"), &[f], &["weight_block_size is [0,128]"]);
@@ -309,7 +316,7 @@ fn hugging_face_parts_that_do_not_belong_together_are_refused() {
     let message = checkpoint(ct, &[p]).1.unwrap().param_type("x.weight", &[2.into(), 64.into()]).unwrap_err();
     assert!(message.contains("\"x.weight\" cannot be used") && message.contains("8 words"), "{message}");
     let four = ct.replace("\"format\"", "\"config_groups\":{\"a\":{\"weights\":{\"num_bits\":4}}},\"format\"");
-    refused(&four, &[p], &["\"x.weight_packed\" i32 [2, 8] without x.weight_scale"]);
+    refused(&four, &[p], &["\"x.weight_packed\" i32 [2, 8] at byte ", " without x.weight_scale"]);
     assert_eq!(checkpoint(&four, &[p, ("x.weight_scale", "F16", &[2, 1])]).1.unwrap().meta("x.weight").unwrap().shape, [2, 64]);
     refused(ct, &[p, ("x.weight_scale", "F16", &[2, 1]), ("x.weight_shape", "I64", &[2])], &["says Some([0, 0])", "the first of them 2"]);
 }
@@ -317,17 +324,32 @@ fn hugging_face_parts_that_do_not_belong_together_are_refused() {
 #[test]
 fn config_25_methods_that_are_not_read_fail_by_name() {
     let tensor: Tensor = ("x.weight", "U8", &[16, 1]);
-    for (config, parts) in [
-        (r#"{"quant_method":"bitsandbytes","load_in_4bit":true}"#, &["\"bitsandbytes\"", "not known", "GGUF or MLX release"][..]),
-        (r#"{"quant_method":"hqq"}"#, &["\"hqq\""]),
-        (r#"{"quant_method":"awq","bits":4,"group_size":128,"version":"gemv"}"#, &["\"awq\"", "version \"gemv\": expected gemm"]),
-        (r#"{"quant_method":"gptq","bits":4,"group_size":128,"checkpoint_format":"marlin"}"#, &["checkpoint_format \"marlin\""]),
-        (r#"{"quant_method":"compressed-tensors","format":"marlin-24"}"#, &["format \"marlin-24\"", "pack-quantized"]),
-        (r#"{"quant_algo":"NVFP4"}"#, &["\"modelopt\"", "NVFP4"]),
+    for (config, wrong, parts) in [
+        (
+            r#"{"quant_method":"bitsandbytes","load_in_4bit":true}"#,
+            "\"bitsandbytes",
+            &["\"bitsandbytes\"", "not known", "GGUF or MLX release", "quantization_config.quant_method at byte "][..],
+        ),
+        (r#"{"quant_method":"hqq"}"#, "\"hqq", &["\"hqq\""]),
+        (r#"{"quant_method":"awq","bits":4,"group_size":128,"version":"gemv"}"#, "\"gemv", &["\"awq\"", "version \"gemv\": expected gemm"]),
+        (
+            r#"{"quant_method":"gptq","bits":4,"group_size":128,"checkpoint_format":"marlin"}"#,
+            "\"marlin",
+            &["checkpoint_format \"marlin\""],
+        ),
+        (r#"{"quant_method":"compressed-tensors","format":"marlin-24"}"#, "\"marlin", &["format \"marlin-24\"", "pack-quantized"]),
+        (
+            r#"{"quant_method":"compressed-tensors","config_groups":{"a":{"format":"int-quantized"},"b":{"format":"odd"}}}"#,
+            "\"odd",
+            &["format \"odd\"", "config_groups.b.format at byte "],
+        ),
+        (r#"{"quant_algo":"NVFP4"}"#, "\"NVFP4", &["\"modelopt\"", "NVFP4"]),
     ] {
         // The checkpoint opens, to be looked at; running it says why it cannot.
-        let map = checkpoint(&format!(r#"{{"quantization_config":{config}}}"#), &[tensor]).1.unwrap();
+        let config = format!(r#"{{"quantization_config":{config}}}"#);
+        let map = checkpoint(&config, &[tensor]).1.unwrap();
         let message = map.checkpoint().check_quantization().unwrap_err().to_string();
+        assert!(message.contains(&format!(" at byte {} of config.json", config.find(wrong).unwrap())), "{message}");
         for part in parts {
             assert!(message.contains(part), "{part} is not in: {message}");
         }

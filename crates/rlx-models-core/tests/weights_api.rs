@@ -207,7 +207,7 @@ fn registered_formats_open_like_any_other() {
         assert_eq!((map.checkpoint().format(), map.get("t").unwrap().bytes()), (WeightFormat::Custom("toy"), &b"ab"[..]));
         assert_eq!(map.checkpoint().format().to_string(), "toy");
     }
-    for (bytes, part) in [(&b"TOY\x03ab"[..], "range is 4 to 7"), (b"TOY", "not a toy file: found 3 bytes")] {
+    for (bytes, part) in [(&b"TOY\x03ab"[..], "range at byte 4 is 4 to 7"), (b"TOY", "not a toy file: found 3 bytes")] {
         std::fs::write(&file, bytes).unwrap();
         let message = open_map(&file).unwrap_err().to_string();
         assert!(message.contains("m.toy") && message.contains(part), "{message}");

@@ -409,10 +409,21 @@ fn scan(text: &str) -> Result<Vec<usize>, (usize, &'static str)> {
     Ok(infinities)
 }
 
-/// Calls back with the raw key and value of every member.
-struct Members<'f>(&'f mut dyn FnMut(&str, &str));
+/// Calls back with the raw value of every member of a JSON object that is called `name`, up to where the text is broken.
+pub(crate) fn members_called<'t>(object: &'t str, name: &str, f: &mut dyn FnMut(&'t str)) {
+    let each = &mut |raw: &'t str, value| {
+        let all = Member { key: (0, raw.len() as u32), value: (0, 0) };
+        if key(raw, &all) == name {
+            f(value);
+        }
+    };
+    let _ = serde_json::Deserializer::from_str(object).deserialize_map(Members(each));
+}
 
-impl<'de> Visitor<'de> for Members<'_> {
+/// Calls back with the raw key and value of every member.
+struct Members<'f, 'de>(&'f mut dyn FnMut(&'de str, &'de str));
+
+impl<'de> Visitor<'de> for Members<'_, 'de> {
     type Value = ();
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")

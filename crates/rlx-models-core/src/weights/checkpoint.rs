@@ -74,7 +74,7 @@ fn sharded(path: PathBuf) -> Result<Checkpoint, WeightsError> {
             && a.name == b.name
         {
             let file = |t: &TensorMeta| maps.get(t.file as usize).map(|m: &Arc<Mapping>| m.path().to_owned()).unwrap_or_default();
-            return Err(WeightsError::Duplicate { file: file(b), tensor: a.name.clone(), other: file(a) });
+            return Err(WeightsError::Duplicate { file: file(b), tensor: a.name.clone(), offset: b.offset, other: file(a) });
         }
     }
     let checkpoint = Checkpoint::new(path, WeightFormat::Safetensors, maps, tensors);
@@ -90,11 +90,11 @@ fn gguf(path: PathBuf) -> Result<Checkpoint, WeightsError> {
     for t in gguf.tensors() {
         let bad = |found: String, expected: &str| {
             let file = maps.get(t.part as usize).map_or(&*path, |m| m.path()).into();
-            WeightsError::Entry { file, tensor: t.name.clone(), field: "data", found, expected: expected.into() }
+            WeightsError::Entry { file, tensor: t.name.clone(), field: "data", offset: t.offset, found, expected: expected.into() }
         };
         let inside = maps.get(t.part as usize).zip(t.offset.checked_add(t.bytes)).is_some_and(|(m, end)| end <= m.bytes().len() as u64);
         if !inside {
-            return Err(bad(format!("{} bytes at {}", t.bytes, t.offset), "a range inside the file; was the file replaced meanwhile?"));
+            return Err(bad(format!("{} bytes", t.bytes), "a range inside the file; was the file replaced meanwhile?"));
         }
         let shape: Option<Vec<usize>> = t.shape.iter().map(|d| usize::try_from(*d).ok()).collect();
         let shape = shape.ok_or_else(|| bad(format!("shape {:?}", t.shape), "dimensions that fit this machine's addresses"))?;
@@ -154,7 +154,7 @@ impl Checkpoint {
         }
         t.dtype().ok_or_else(|| {
             let (file, tensor, found) = (self.file_of(t).into(), t.name.clone(), t.stored.to_string());
-            WeightsError::UnsupportedType { file, tensor, found, expected: known_types() }
+            WeightsError::UnsupportedType { file, tensor, offset: t.offset, found, expected: known_types() }
         })
     }
 
@@ -247,7 +247,10 @@ impl Checkpoint {
         let slices: Vec<&[u8]> = parts.iter().map(|p| &**p).collect();
         let bytes = usize::try_from(t.bytes).map_err(|_| format!("{} bytes are more than this machine addresses", t.bytes));
         let made = bytes.and_then(|n| recipe.assemble(&slices, n));
-        made.map(TensorData::from).map_err(|why| WeightsError::Weight { file: self.file_of(t).into(), tensor: t.name.clone(), why })
+        made.map(TensorData::from).map_err(|why| {
+            let (file, tensor) = (self.file_of(t).into(), t.name.clone());
+            WeightsError::Weight { file, tensor, why: format!("data at byte {}: {why}", t.offset) }
+        })
     }
 
     /// The bytes of a tensor where they lie in its file.

@@ -81,6 +81,7 @@ pub(super) fn check(found: Vec<FileTensor>, path: &Path, len: u64) -> Result<Vec
             file: path.into(),
             tensor: t.name.clone(),
             field,
+            offset: t.range.start,
             found,
             expected,
         };
@@ -105,7 +106,7 @@ pub(super) fn check(found: Vec<FileTensor>, path: &Path, len: u64) -> Result<Vec
         if let [a, b] = pair
             && a.name == b.name
         {
-            return Err(WeightsError::Duplicate { file: path.into(), tensor: a.name.clone(), other: path.into() });
+            return Err(WeightsError::Duplicate { file: path.into(), tensor: a.name.clone(), offset: b.offset, other: path.into() });
         }
     }
     Ok(tensors)

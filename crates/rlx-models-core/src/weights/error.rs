@@ -27,18 +27,15 @@ pub enum WeightsError {
     /// The file is larger than a file of its kind may be.
     #[error("{}: {found} bytes, expected at most {limit}", file.display())]
     TooLarge { file: PathBuf, found: u64, limit: u64 },
-    /// The header of a safetensors file.
+    /// The header of a safetensors file, or the index of a sharded checkpoint.
     #[error("{}: {field} at byte {offset}: found {found}, expected {expected}", file.display())]
     Header { file: PathBuf, field: &'static str, offset: u64, found: String, expected: String },
     /// One entry of a header.
-    #[error("{}: tensor {}: {field} is {found}, expected {expected}", file.display(), quote(tensor))]
-    Entry { file: PathBuf, tensor: String, field: &'static str, found: String, expected: String },
-    /// Two tensors with one name.
-    #[error("{}: tensor {} is also in {}; one of the two must go", file.display(), quote(tensor), other.display())]
-    Duplicate { file: PathBuf, tensor: String, other: PathBuf },
-    /// The index of a sharded checkpoint.
-    #[error("{}: {field}: found {found}, expected {expected}", file.display())]
-    Index { file: PathBuf, field: &'static str, found: String, expected: String },
+    #[error("{}: tensor {}: {field} at byte {offset} is {found}, expected {expected}", file.display(), quote(tensor))]
+    Entry { file: PathBuf, tensor: String, field: &'static str, offset: u64, found: String, expected: String },
+    /// Two tensors with one name; the offset is that of the data of the one in `file`.
+    #[error("{}: tensor {}, data at byte {offset}, is also in {}; one of the two must go", file.display(), quote(tensor), other.display())]
+    Duplicate { file: PathBuf, tensor: String, offset: u64, other: PathBuf },
     /// Files named by the index are not beside it.
     #[error("{}: {} of {count} shards are missing: {}", file.display(), missing.len(), list(missing))]
     MissingShards { file: PathBuf, count: usize, missing: Vec<String> },
@@ -46,8 +43,11 @@ pub enum WeightsError {
     #[error("{}: no tensor named {}{}", path.display(), quote(tensor), hint(nearest))]
     MissingTensor { path: PathBuf, tensor: String, nearest: Vec<String> },
     /// The element type has no meaning here.
-    #[error("{}: tensor {} has elements of type {found}, which cannot be computed with; expected one of {expected}", file.display(), quote(tensor))]
-    UnsupportedType { file: PathBuf, tensor: String, found: String, expected: String },
+    #[error(
+        "{}: tensor {}, data at byte {offset}, has elements of type {found}, which cannot be computed with; expected one of {expected}",
+        file.display(), quote(tensor)
+    )]
+    UnsupportedType { file: PathBuf, tensor: String, offset: u64, found: String, expected: String },
     /// The file became shorter after it was opened.
     #[error("{}: the file shrank to {found} bytes while open, expected {expected}", file.display())]
     Shrunk { file: PathBuf, found: u64, expected: u64 },

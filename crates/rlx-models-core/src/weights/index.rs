@@ -4,9 +4,13 @@
 //! it names must be where it says.  Tensors of a shard that the index leaves out are kept, as elsewhere.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use super::safetensors::{Text, position};
+use super::safetensors::{Text, begin, position};
 use super::{WeightsError, map};
+use crate::config::members_called;
+use crate::message::quote;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -45,41 +49,42 @@ impl Index {
         })?;
         let mut shards = BTreeSet::new();
         let mut refused = None;
-        each(&text, path, &mut |_, shard| {
+        each(&text, path, &mut |_, shard, offset| {
             if shards.contains(shard) {
                 return true;
             }
-            refused = refuse(shard, shards.len()).map(|expected| (crate::message::quote(shard), expected));
+            refused = refuse(shard, shards.len()).map(|expected| ("shard", offset, quote(shard), expected));
             shards.insert(shard.to_owned());
             refused.is_none()
         })?;
-        if let Some((found, expected)) = refused {
-            return Err(WeightsError::Index { file: path.into(), field: "shard", found, expected });
+        if refused.is_none() && shards.is_empty() {
+            let mut offset = 0;
+            members_called(&text, "weight_map", &mut |map| offset = begin(&text, map));
+            refused = Some(("weight_map", offset, "no tensors".into(), "a weight_map that names shards".into()));
         }
-        if shards.is_empty() {
-            let (found, expected) = ("no tensors".into(), "a weight_map that names shards".into());
-            return Err(WeightsError::Index { file: path.into(), field: "weight_map", found, expected });
+        if let Some((field, offset, found, expected)) = refused {
+            return Err(WeightsError::Header { file: path.into(), field, offset, found, expected });
         }
         Ok(Index { path: path.into(), text, shards: shards.into_iter().collect() })
     }
 
     /// Makes sure that every tensor is in the shard that the index names; `file_of` says where it is.
     pub fn check(&self, file_of: impl Fn(&str) -> Option<u32>) -> Result<(), WeightsError> {
-        let (mut count, mut wrong) = (0usize, None);
-        each(&self.text, &self.path, &mut |tensor, shard| {
-            count += 1;
+        let mut wrong = None;
+        each(&self.text, &self.path, &mut |tensor, shard, offset| {
             let at = file_of(tensor);
             if at.and_then(|i| self.shards.get(i as usize)).is_none_or(|s| s != shard) {
-                let elsewhere = at.and_then(|i| self.shards.get(i as usize)).map_or("no shard".into(), |s| crate::message::quote(s));
-                wrong = Some((tensor.to_owned(), elsewhere, crate::message::quote(shard)));
+                let elsewhere = at.and_then(|i| self.shards.get(i as usize)).map_or("no shard".into(), |s| quote(s));
+                wrong = Some((offset, format!("{} in {elsewhere}", quote(tensor)), format!("it in {}", quote(shard))));
             }
             wrong.is_none()
         })?;
-        if let Some((tensor, found, shard)) = wrong {
-            let found = format!("{} in {found}", crate::message::quote(&tensor));
-            return Err(WeightsError::Index { file: self.path.clone(), field: "weight_map", found, expected: format!("it in {shard}") });
+        match wrong {
+            Some((offset, found, expected)) => {
+                Err(WeightsError::Header { file: self.path.clone(), field: "weight_map", offset, found, expected })
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -103,11 +108,14 @@ fn refuse(shard: &str, before: usize) -> Option<String> {
     (before >= MAX_SHARDS).then(|| format!("at most {MAX_SHARDS} shards"))
 }
 
-/// Calls `f(tensor, shard)` for every entry of the weight map until it says false.
-fn each(text: &str, path: &Path, f: &mut dyn FnMut(&str, &str) -> bool) -> Result<(), WeightsError> {
+/// Told of a tensor, its shard, and the byte at which the name of the shard begins; whether to go on.
+type Each<'f> = dyn FnMut(&str, &str, u64) -> bool + 'f;
+
+/// Calls `f` for every entry of the weight map until it says false.
+fn each(text: &str, path: &Path, f: &mut Each<'_>) -> Result<(), WeightsError> {
     let mut d = serde_json::Deserializer::from_str(text);
     let mut stopped = false;
-    let walked = d.deserialize_map(Top { f, stopped: &mut stopped }).and_then(|()| d.end());
+    let walked = d.deserialize_map(Top { text, f, stopped: &mut stopped }).and_then(|()| d.end());
     match walked {
         Err(e) if !stopped => Err(WeightsError::Header {
             file: path.into(),
@@ -121,7 +129,8 @@ fn each(text: &str, path: &Path, f: &mut dyn FnMut(&str, &str) -> bool) -> Resul
 }
 
 struct Top<'f> {
-    f: &'f mut dyn FnMut(&str, &str) -> bool,
+    text: &'f str,
+    f: &'f mut Each<'f>,
     stopped: &'f mut bool,
 }
 
@@ -140,14 +149,15 @@ impl<'de> Visitor<'de> for Top<'_> {
             if std::mem::replace(&mut seen, true) {
                 return Err(A::Error::custom("weight_map occurs twice"));
             }
-            map.next_value_seed(Entries { f: self.f, stopped: self.stopped })?;
+            map.next_value_seed(Entries { text: self.text, f: self.f, stopped: self.stopped })?;
         }
         if seen { Ok(()) } else { Err(A::Error::custom("weight_map is missing")) }
     }
 }
 
 struct Entries<'f> {
-    f: &'f mut dyn FnMut(&str, &str) -> bool,
+    text: &'f str,
+    f: &'f mut Each<'f>,
     stopped: &'f mut bool,
 }
 
@@ -165,8 +175,11 @@ impl<'de> Visitor<'de> for Entries<'_> {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(tensor) = map.next_key_seed(Text)? {
-            let shard = map.next_value_seed(Text)?;
-            if !(self.f)(&tensor, &shard) {
+            let raw = map.next_value::<&RawValue>()?.get();
+            let shard: Cow<'_, str> = Text
+                .deserialize(&mut serde_json::Deserializer::from_str(raw))
+                .map_err(|_| A::Error::custom("expected the name of a file"))?;
+            if !(self.f)(&tensor, &shard, begin(self.text, raw)) {
                 *self.stopped = true;
                 return Err(A::Error::custom("stopped"));
             }

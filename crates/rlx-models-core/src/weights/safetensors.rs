@@ -9,6 +9,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use super::{StoredType, TensorMeta, WeightsError};
+use crate::config::members_called;
 use rlx_ir::DType;
 use safetensors::Dtype;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -53,10 +54,12 @@ pub(crate) fn parse(bytes: &[u8], file_bytes: u64, path: &Path, file: u32) -> Re
     tensors.sort_unstable_by_key(|t| (t.offset, t.bytes));
     let mut end = 0u64;
     for t in &mut tensors {
+        let here = &*t;
         let entry = |field, found: String, expected: String| WeightsError::Entry {
             file: path.into(),
-            tensor: t.name.clone(),
+            tensor: here.name.clone(),
             field,
+            offset: 8 + place(text, here, field),
             found,
             expected,
         };
@@ -93,7 +96,7 @@ pub(crate) fn parse(bytes: &[u8], file_bytes: u64, path: &Path, file: u32) -> Re
         if let [a, b] = pair
             && a.name == b.name
         {
-            return Err(WeightsError::Duplicate { file: path.into(), tensor: a.name.clone(), other: path.into() });
+            return Err(WeightsError::Duplicate { file: path.into(), tensor: a.name.clone(), offset: b.offset, other: path.into() });
         }
     }
     Ok(tensors)
@@ -103,6 +106,24 @@ fn walk<'a, V: Visitor<'a, Value = ()>>(text: &'a str, visitor: V) -> Result<(),
     let mut d = serde_json::Deserializer::from_str(text);
     d.deserialize_map(visitor)?;
     d.end()
+}
+
+/// Where a field of the entry of a tensor begins, whose range is not yet one of the file; looked for when it is reported.
+fn place(text: &str, t: &TensorMeta, field: &str) -> u64 {
+    let mut found = None;
+    members_called(text, &t.name, &mut |entry| {
+        // One of two entries with one name is told by its range.
+        let its = serde_json::from_str(entry).is_ok_and(|e: Entry| e.data_offsets == (t.offset, t.bytes));
+        if found.is_none() && its {
+            members_called(entry, field, &mut |value| found = Some(value));
+        }
+    });
+    found.map_or(0, |value| begin(text, value))
+}
+
+/// The byte at which `part`, a piece of `text`, begins in it.
+pub(super) fn begin(text: &str, part: &str) -> u64 {
+    (part.as_ptr() as u64).wrapping_sub(text.as_ptr() as u64)
 }
 
 /// Byte position of a JSON error.

@@ -75,7 +75,7 @@ fn packed(set: &mut Set<'_>, x: &str, bits: Option<usize>) -> Result<(), Weights
     let fits = |b: &usize| input.map_or(bits == Some(*b), |n| n.checked_mul(*b) == words.checked_mul(32));
     let Some(bits) = Affine::BITS.into_iter().find(fits) else {
         let why = format!("{words} words for {input:?} inputs are not whole codes of any of {:?} bits without gaps", Affine::BITS);
-        set.refuse(&format!("{x}.weight"), why);
+        set.refuse(&format!("{x}.weight"), &codes, why);
         return Ok(());
     };
     let input = input.unwrap_or(words.saturating_mul(32) / bits);
@@ -127,7 +127,7 @@ fn one(set: &mut Set<'_>, x: &str, codes: TensorMeta, bits: usize, output: usize
     let Some(Ok(format)) = format else {
         let why =
             format!("{input} inputs in {groups} groups with {bits} bits are no whole blocks: expected groups of a size that 32 divides");
-        set.refuse(&format!("{x}.weight"), why);
+        set.refuse(&format!("{x}.weight"), &codes, why);
         return Ok(());
     };
     let layout = Layout { format, output, input, groups, rows, scale: real, zeros, signed, ordered };

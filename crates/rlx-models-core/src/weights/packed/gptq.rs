@@ -99,7 +99,7 @@ fn finish(
     kind: fn(Layout) -> Kind,
 ) -> Result<(), WeightsError> {
     let Sizes { bits, input, output, group } = sizes;
-    let Some(scale) = parts.get(2).and_then(Real::of) else { return Ok(()) };
+    let (Some(codes), Some(scale)) = (parts.first(), parts.get(2).and_then(Real::of)) else { return Ok(()) };
     let weight = format!("{x}.weight");
     let whole = group > 0 && input.is_multiple_of(group);
     let format = group_of(&Affine::GROUPS, &[input, group]).filter(|_| whole).map(|g| Affine::new(bits, g, ScaleType::F32));
@@ -107,7 +107,7 @@ fn finish(
         let why = format!(
             "{input} inputs in groups of {group} with {bits} bits are no whole blocks: expected groups that 32 divides, and inputs that they divide"
         );
-        set.refuse(&weight, why);
+        set.refuse(&weight, codes, why);
         return Ok(());
     };
     let layout = Layout { format, input, output, group, scale, more };

@@ -69,7 +69,7 @@ fn one(set: &mut Set<'_>, owner: &str, weight: &str, layer: Option<MlxLayer>) ->
         Ok(found) => found,
         Err(Refusal::Parts(expected)) => return Err(set.bad(all, expected)),
         Err(Refusal::Format(why)) => {
-            set.refuse(&format!("{owner}.weight"), why);
+            set.refuse(&format!("{owner}.weight"), &codes, why);
             return Ok(());
         }
     };
@@ -77,6 +77,7 @@ fn one(set: &mut Set<'_>, owner: &str, weight: &str, layer: Option<MlxLayer>) ->
     if dtype.row_bytes(input).is_none() {
         set.refuse(
             &format!("{owner}.weight"),
+            &codes,
             format!("{mode} rows of {input} elements are not whole blocks of {dtype}; dequantise it or requantise it as affine"),
         );
         return Ok(());

@@ -22,6 +22,7 @@ use crate::config::ConfigDoc;
 use rlx_ir::DType;
 use scheme::Scheme;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::Path;
 
 /// How the weights of a safetensors checkpoint are quantised.
@@ -118,9 +119,10 @@ fn without_config(tensors: &[TensorMeta]) -> Packed {
         return Packed::default();
     };
     let why = format!(
-        "tensor {} is part of a quantised weight, but config.json beside the weights has neither quantization nor quantization_config; \
+        "tensor {}, data at byte {}, is part of a quantised weight, but config.json beside the weights has neither quantization nor quantization_config; \
          take the config.json of the release",
-        crate::message::quote(&t.name)
+        crate::message::quote(&t.name),
+        t.offset
     );
     let quantization = Quantization { method: "unknown".into(), weights: 0, refused: Some(why) };
     Packed { quantization: Some(quantization), made: BTreeMap::new() }
@@ -209,8 +211,8 @@ impl Set<'_> {
     }
 
     /// Says why a weight cannot be put together; its parts stay in the list.
-    fn refuse(&mut self, name: &str, why: impl Into<String>) {
-        self.made.insert(name.to_owned(), Made::Refused(why.into()));
+    fn refuse(&mut self, name: &str, codes: &TensorMeta, why: impl fmt::Display) {
+        self.made.insert(name.to_owned(), Made::Refused(format!("{}: {why}", describe(codes))));
     }
 
     fn bad(&self, found: impl Into<String>, expected: impl Into<String>) -> WeightsError {
@@ -218,9 +220,9 @@ impl Set<'_> {
     }
 }
 
-/// `X.weight u32 [8, 16]`
+/// `X.weight u32 [8, 16] at byte 720`
 fn describe(t: &TensorMeta) -> String {
-    format!("{} {} {:?}", crate::message::quote(&t.name), t.stored, t.shape)
+    format!("{} {} {:?} at byte {}", crate::message::quote(&t.name), t.stored, t.shape, t.offset)
 }
 
 fn list(parts: &[TensorMeta]) -> String {

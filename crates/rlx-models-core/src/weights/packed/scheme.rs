@@ -79,38 +79,48 @@ impl Scheme {
             "gptq" => {
                 let format = q.opt_string("checkpoint_format")?.unwrap_or_else(|| "gptq".into());
                 if !["gptq", "gptq_v2"].contains(&format.as_str()) {
-                    return Ok(Some(refused(&method, format!("checkpoint_format {}: expected gptq or gptq_v2", quote(&format)))));
+                    return Ok(Some(refused(
+                        &q,
+                        "checkpoint_format",
+                        &method,
+                        format!("checkpoint_format {}: expected gptq or gptq_v2", quote(&format)),
+                    )));
                 }
                 Scheme::Gptq(GptqSettings { group: group_size(&q)?, minus_one: format == "gptq" })
             }
             "awq" => {
                 let version = q.opt_string("version")?.unwrap_or_else(|| "gemm".into());
                 if !version.eq_ignore_ascii_case("gemm") {
-                    return Ok(Some(refused(&method, format!("version {}: expected gemm", quote(&version)))));
+                    return Ok(Some(refused(&q, "version", &method, format!("version {}: expected gemm", quote(&version)))));
                 }
                 Scheme::Awq { group: group_size(&q)? }
             }
             "compressed-tensors" => return Self::compressed(&q).map(Some),
             "mxfp4" => Scheme::Mxfp4,
-            _ => refused(&method, "the method is not known; known are compressed-tensors, fp8, fbgemm_fp8, gptq, awq and mxfp4".into()),
+            _ => refused(
+                &q,
+                "quant_method",
+                &method,
+                "the method is not known; known are compressed-tensors, fp8, fbgemm_fp8, gptq, awq and mxfp4".into(),
+            ),
         }))
     }
 
     fn compressed(q: &ConfigDoc) -> Result<Scheme, ConfigError> {
         const KNOWN: [&str; 6] = ["pack-quantized", "float-quantized", "int-quantized", "naive-quantized", "mixed-precision", "dense"];
         const METHOD: &str = "compressed-tensors";
-        let mut formats: Vec<String> = q.opt_string("format")?.into_iter().collect();
+        let mut formats: Vec<(String, ConfigDoc)> = q.opt_string("format")?.into_iter().map(|f| (f, q.clone())).collect();
         if let Some(sparse) = q.opt_object("sparsity_config")?
             && let Some(format) = sparse.opt_string("format")?
             && format != "dense"
         {
-            return Ok(refused(METHOD, format!("sparsity format {}: only dense weights are read", quote(&format))));
+            return Ok(refused(&sparse, "format", METHOD, format!("sparsity format {}: only dense weights are read", quote(&format))));
         }
         let (mut bits, mut block) = (Vec::new(), BLOCK);
         if let Some(groups) = q.opt_object("config_groups")? {
             let names: Vec<String> = groups.keys().map(|k| k.into_owned()).collect();
             for group in names.iter().map(|n| groups.opt_object(n)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
-                formats.extend(group.opt_string("format")?);
+                formats.extend(group.opt_string("format")?.map(|f| (f, group.clone())));
                 if let Some(weights) = group.opt_object("weights")? {
                     bits.extend(weights.opt_usize("num_bits")?);
                     if weights.has("block_structure") {
@@ -119,8 +129,8 @@ impl Scheme {
                 }
             }
         }
-        if let Some(format) = formats.iter().find(|f| !KNOWN.contains(&f.as_str())) {
-            return Ok(refused(METHOD, format!("format {}: expected one of {}", quote(format), KNOWN.join(", "))));
+        if let Some((format, doc)) = formats.iter().find(|f| !KNOWN.contains(&f.0.as_str())) {
+            return Ok(refused(doc, "format", METHOD, format!("format {}: expected one of {}", quote(format), KNOWN.join(", "))));
         }
         bits.dedup();
         Ok(Scheme::Compressed { block, bits: if let [one] = bits.as_slice() { Some(*one) } else { None } })
@@ -148,14 +158,16 @@ impl Scheme {
     }
 }
 
-fn refused(method: &str, why: String) -> Scheme {
+/// `doc` has the field that cannot be followed.
+fn refused(doc: &ConfigDoc, field: &str, method: &str, why: String) -> Scheme {
     let advice = "take an unquantised, GGUF or MLX release, or dequantise it with the library that wrote it";
-    Scheme::Refused { method: method.into(), why: format!("{why}; {advice}") }
+    let why = format!("{why} ({} at byte {} of config.json); {advice}", doc.field(field), doc.offset(field));
+    Scheme::Refused { method: method.into(), why }
 }
 
 fn mlx_or_modelopt(q: ConfigDoc) -> Result<Scheme, ConfigError> {
     if let Some(algorithm) = q.opt_string("quant_algo")? {
-        return Ok(refused("modelopt", format!("quant_algo {} has no block format here", quote(&algorithm))));
+        return Ok(refused(&q, "quant_algo", "modelopt", format!("quant_algo {} has no block format here", quote(&algorithm))));
     }
     let default = mlx_layer(&q, None)?;
     Ok(Scheme::Mlx(MlxScheme { doc: q, default }))
