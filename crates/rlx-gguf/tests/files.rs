@@ -313,10 +313,21 @@ fn gguf_17_file_shrunk_after_open() {
     let path = save(folder.path(), "m.gguf", &part(0, 0, None));
     let gguf = open(&path).unwrap();
     let tensor = gguf.tensor("t0").unwrap();
-    assert_eq!(gguf.tensor_bytes(tensor).unwrap(), [0; 4]);
-    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
-    let error = gguf.tensor_bytes(tensor).unwrap_err();
-    assert!(matches!(error, GgufError::Shrunk { found: 100, .. }), "{error}");
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let whole = file.metadata().unwrap().len();
+    // A file that grew still has what it had.
+    for length in [whole, whole + 100] {
+        file.set_len(length).unwrap();
+        assert_eq!(bounded(0, || gguf.tensor_bytes(tensor)).unwrap(), [0; 4]);
+        assert_eq!(bounded(0, || gguf.tensor_f32(tensor)).unwrap(), [0.0]);
+    }
+    for length in [100, whole - 1, 0] {
+        file.set_len(length).unwrap();
+        for error in [bounded(0, || gguf.tensor_bytes(tensor).map(drop)), bounded(0, || gguf.tensor_f32(tensor).map(drop))] {
+            let error = error.unwrap_err();
+            assert!(matches!(error, GgufError::Shrunk { found, .. } if found == length), "{error}");
+        }
+    }
 }
 
 #[test]

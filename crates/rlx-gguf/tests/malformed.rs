@@ -99,6 +99,18 @@ fn gguf_03_counts_larger_than_the_file() {
     accepted(Raw { n_tensors: Some(2), n_entries: Some(1), ..Raw::default() }.build());
 }
 
+/// A hundred thousand tensors of one number each, as close as an alignment allows.
+#[test]
+fn gguf_03_as_many_tensors_as_fit() {
+    let with = |n: u32, claimed: u32| {
+        let tensors = vec![(0..n).flat_map(|i| tensor(format!("{i:x}").as_bytes(), &[], F32, u64::from(i) * 8)).collect()];
+        let raw = Raw::default().entry(b"general.alignment", U32, &8u32.to_le_bytes()).tensors(tensors, n as usize * 8);
+        Raw { alignment: 8, n_tensors: Some(u64::from(claimed)), ..raw }.build()
+    };
+    assert_eq!(accepted(with(100_000, 100_000)).tensors().len(), 100_000);
+    refused(with(100_000, 100_001), &["tensor 100000"]);
+}
+
 #[test]
 fn gguf_04_keys() {
     let with_key = |key: &[u8]| Raw::default().entry(key, U8, &[7]).build();
@@ -230,22 +242,24 @@ fn gguf_04_to_10_errors_say_at_which_byte() {
     let wrong = Raw::default().entry(b"n", U8, &[1]).entry(b"general.alignment", U8, &[3]).build();
     at(wrong.clone(), &text(b"general.alignment"), refused(wrong, &["alignment"]).to_string());
     let typed = Raw::default().entry(b"typed", U8, &[1]).build();
-    at(typed.clone(), &text(b"typed"), accepted(typed).get_str("typed").unwrap_err().to_string());
+    let wrong = bounded(typed.len(), || Gguf::from_bytes(typed.clone())?.get_str("typed").map(str::to_owned));
+    at(typed, &text(b"typed"), wrong.unwrap_err().to_string());
 }
 
 #[test]
 fn gguf_08_architecture() {
-    let with = |entries| accepted(Raw { entries, ..Raw::default() }.build());
+    let with = |entries| {
+        let bytes = Raw { entries, ..Raw::default() }.build();
+        bounded(bytes.len(), || Gguf::from_bytes(bytes).expect("opens").architecture().map(str::to_owned)).map_err(|e| e.to_string())
+    };
     let named = |kind, payload: &[u8]| with(vec![entry(b"general.architecture", kind, payload)]);
-    let error = |gguf: Gguf| gguf.architecture().map(str::to_owned).unwrap_err().to_string();
-    let message = error(with(vec![]));
+    let message = with(vec![]).unwrap_err();
     assert!(message.contains("\"general.architecture\" is missing") && message.contains("(in the metadata at byte 24)"), "{message}");
-    assert!(error(named(STRING, &text(b""))).contains("is empty"));
-    assert!(error(named(U32, &[1, 0, 0, 0])).contains("is u32 1, expected a string"));
-    let long = named(STRING, &text(&vec![b'x'; 1 << 20]));
-    assert_eq!(long.architecture().unwrap().len(), 1 << 20);
-    assert_eq!(named(STRING, &text(b"Qwen3")).architecture().unwrap(), "Qwen3");
-    assert_eq!(named(STRING, &text(b"qwen3")).architecture().unwrap(), "qwen3");
+    assert!(named(STRING, &text(b"")).unwrap_err().contains("is empty"));
+    assert!(named(U32, &[1, 0, 0, 0]).unwrap_err().contains("is u32 1, expected a string"));
+    assert_eq!(named(STRING, &text(&vec![b'x'; 1 << 20])).unwrap().len(), 1 << 20);
+    assert_eq!(named(STRING, &text(b"Qwen3")).unwrap(), "Qwen3");
+    assert_eq!(named(STRING, &text(b"qwen3")).unwrap(), "qwen3");
 }
 
 #[test]
@@ -282,15 +296,17 @@ fn gguf_10_row_not_multiple_of_block() {
 fn gguf_11_tensor_types() {
     for number in [4, 5, 31, 32, 33, 36, 41, 1000, u32::MAX] {
         let both = vec![tensor(b"odd", &[7, 3], number, 0), tensor(b"w", &[8], F32, 64)];
-        let gguf = accepted(Raw::default().tensors(both, 96).build());
+        let bytes = Raw::default().tensors(both, 96).build();
+        let n = bytes.len();
+        let gguf = accepted(bytes);
         let odd = gguf.tensor("odd").unwrap();
         assert_eq!((odd.ty, odd.bytes), (TensorType::Unknown(number), 64));
-        let error = gguf.tensor_bytes(odd).unwrap_err().to_string();
+        let error = bounded(n, || gguf.tensor_bytes(odd)).unwrap_err().to_string();
         for needle in [&format!("\"odd\", data at byte {}, is of ggml type {number}", odd.offset), "Q4_K", "BF16"] {
             assert!(error.contains(needle), "{needle:?} is not in: {error}");
         }
-        assert!(gguf.tensor_f32(odd).is_err());
-        assert_eq!(gguf.tensor_f32(gguf.tensor("w").unwrap()).unwrap(), [0.0; 8]);
+        assert!(bounded(n, || gguf.tensor_f32(odd)).is_err());
+        assert_eq!(bounded(n, || gguf.tensor_f32(gguf.tensor("w")?)).unwrap(), [0.0; 8]);
     }
     // An opaque tensor still has a place of its own.
     let both = vec![tensor(b"odd", &[8], 1000, 0), tensor(b"w", &[8], F32, 0)];
@@ -338,14 +354,24 @@ fn gguf_18_nan_and_zero_weights_load() {
     let specials = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0];
     let mut raw = Raw::default().tensors(vec![tensor(b"norm", &[4], F32, 0)], 0);
     raw.data = specials.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let gguf = accepted(raw.build());
-    let values = gguf.tensor_f32(gguf.tensor("norm").unwrap()).unwrap();
+    let read = |raw: &Raw, name: &str| {
+        let bytes = raw.build();
+        let file = bytes.len();
+        bounded(file, || {
+            let gguf = Gguf::from_bytes(bytes)?;
+            gguf.tensor_f32(gguf.tensor(name)?)
+        })
+    };
+    let values = read(&raw, "norm").unwrap();
     assert!(values[0].is_nan());
     assert_eq!(values[1..], specials[1..]);
+    raw.data.fill(0);
+    assert_eq!(read(&raw, "norm").unwrap(), [0.0; 4]);
     // A NaN scale of a block makes the block NaN and nothing else.
     let mut raw = Raw::default().tensors(vec![tensor(b"w", &[64], 8, 0)], 68);
     raw.data[..2].copy_from_slice(&0x7E00u16.to_le_bytes());
-    let gguf = accepted(raw.build());
-    let values = gguf.tensor_f32(gguf.tensor("w").unwrap()).unwrap();
+    let values = read(&raw, "w").unwrap();
     assert!(values[..32].iter().all(|v| v.is_nan()) && values[32..].iter().all(|v| *v == 0.0));
+    raw.data[..2].fill(0);
+    assert_eq!(read(&raw, "w").unwrap(), [0.0; 64]);
 }

@@ -233,17 +233,54 @@ fn files_without_extension_go_by_content() {
 
 #[test]
 fn gguf_11_unknown_types_are_refused_at_use() {
+    let get = |bytes: &[u8]| {
+        let dir = dir_with(&[("m.gguf", bytes)]);
+        bounded(bytes.len(), || {
+            let c = open_with(LoadOpts::map(), dir.path())?;
+            let found = (c.find("a").unwrap().stored, c.get("a").map(|v| v.data)?);
+            Ok::<_, WeightsError>(found)
+        })
+    };
     let mut bytes = toy("a");
     let at = bytes.len() - 8;
     let header = bytes[..at].windows(9).position(|w| w == b"\x01\0\0\0\0\0\0\0a").unwrap();
     let ty = header + 9 + 4 + 8;
     assert_eq!(bytes[ty..ty + 4], 0u32.to_le_bytes());
-    bytes[ty..ty + 4].copy_from_slice(&1000u32.to_le_bytes());
+    let (stored, data) = get(&bytes).unwrap();
+    assert_eq!((stored, &*data), (StoredType::Known(DType::F32), &[0; 8][..]));
+    for number in [4, 5, 31, 32, 33, 1000, u32::MAX] {
+        bytes[ty..ty + 4].copy_from_slice(&number.to_le_bytes());
+        let dir = dir_with(&[("m.gguf", &bytes)]);
+        assert_eq!(opened(dir.path()).find("a").unwrap().stored, StoredType::Ggml(number));
+        let e = get(&bytes).unwrap_err();
+        assert!(matches!(&e, WeightsError::UnsupportedType { .. }), "{e}");
+        for part in ["m.gguf", "\"a\"", &format!("ggml type {number}"), "q4_k"] {
+            assert!(e.to_string().contains(part), "{part} is not in: {e}");
+        }
+    }
+}
+
+/// A type that is known and that a model cannot take: whoever asks for the parameter is told so.
+#[test]
+fn gguf_11_known_types_without_a_use() {
+    let mut writer = GgufWriter::new();
+    writer.put("general.architecture", "toy").unwrap();
+    writer.tensor("output_norm.weight", TensorType::I8, &[64], vec![0u8; 64]).unwrap();
+    writer.tensor("blk.0.attn_norm.weight", TensorType::F32, &[64], vec![0u8; 256]).unwrap();
+    let bytes = writer.to_bytes();
     let dir = dir_with(&[("m.gguf", &bytes)]);
-    let c = opened(dir.path());
-    assert_eq!(c.find("a").unwrap().stored, StoredType::Ggml(1000));
-    let e = c.get("a").unwrap_err();
-    assert!(matches!(&e, WeightsError::UnsupportedType { .. }) && e.to_string().contains("ggml type 1000"), "{e}");
+    let build = |name: &str| {
+        bounded(bytes.len(), || {
+            let map = WeightMap::new(Arc::new(open_with(LoadOpts::map(), dir.path()).unwrap()), &QWEN3, HeadCounts::default());
+            let b = Builder::with("toy", Options::default(), map.param_types());
+            let x = b.input("x", rlx_ir::Type::tensor(DType::F32, [1, 64]));
+            let y = b.root().rms_norm(name, x, 1e-6).id();
+            b.finish(&[("y", y)]).map(drop).map_err(|e| e.to_string())
+        })
+    };
+    build("model.layers.0.input_layernorm").unwrap();
+    let message = build("model.norm").unwrap_err();
+    assert!(message.contains("i8"), "{message}");
 }
 
 struct Toy(&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
@@ -269,8 +306,37 @@ impl Family for Toy {
 const FAMILIES: [&dyn Family; 2] =
     [&Toy("llama", &["llama"], &["LlamaForCausalLM"], &["llama"]), &Toy("qwen3", &["qwen3"], &["Qwen3ForCausalLM"], &["qwen3"])];
 
+/// The family of a checkpoint of one small tensor with this configuration.
+fn family(config: &str) -> Result<&'static str, String> {
+    let weights = safetensors(r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, &[0; 4]);
+    let dir = dir_with(&[("config.json", config.as_bytes()), ("model.safetensors", &weights)]);
+    bounded(config.len() + weights.len(), || {
+        let id = identify(dir.path(), LoadOpts::map()).map_err(|e| e.to_string())?;
+        find(&FAMILIES, &id).map(|f| f.name()).map_err(|e| e.to_string())
+    })
+}
+
 #[test]
 fn config_25_unknown_model_types_and_empty_architectures_find_no_family() {
+    assert_eq!(family(r#"{"model_type":"qwen3"}"#).unwrap(), "qwen3");
+    assert_eq!(family(r#"{"model_type":"qwen3","architectures":[]}"#).unwrap(), "qwen3");
+    assert_eq!(family(r#"{"model_type":null,"architectures":["Qwen3ForCausalLM"]}"#).unwrap(), "qwen3");
+    let classes = |n: usize| format!(r#"{{"architectures":["LlamaForCausalLM"{}]}}"#, ",\"\"".repeat(n));
+    assert_eq!(family(&classes(1000)).unwrap(), "llama");
+    for (config, parts) in [
+        (r#"{"model_type":"qwen4"}"#.to_owned(), &["model_type \"qwen4\"", "nearest: \"qwen3\"", "known: llama, qwen3"][..]),
+        (r#"{"model_type":"Qwen3"}"#.into(), &["model_type \"Qwen3\"", "nearest: \"qwen3\""]),
+        (r#"{"architectures":["Qwen4ForCausalLM"]}"#.into(), &["architecture \"Qwen4ForCausalLM\"", "nearest: \"Qwen3ForCausalLM\""]),
+        (r#"{"architectures":[]}"#.into(), &["does not say what it is"]),
+        ("{}".into(), &["does not say what it is"]),
+        (r#"{"model_type":7}"#.into(), &["config.json: model_type is 7", "a string"]),
+        (r#"{"architectures":"Qwen3ForCausalLM"}"#.into(), &["config.json: architectures is", "a list of strings"]),
+        (format!(r#"{{"model_type":"{}"}}"#, "x".repeat(1 << 20)), &["model_type \"xxx", "(1048576 bytes)"]),
+        (classes(1_000_000), &["config.json: architectures is", "at most 4096"]),
+    ] {
+        let message = family(&config).unwrap_err();
+        assert!(parts.iter().all(|p| message.contains(p)) && message.len() < 1000, "{parts:?} not all in: {message}");
+    }
     for path in ["qwen3", "qwen3-gguf/Q4_0.gguf"] {
         let id = identify(fixture(path), LoadOpts::map()).unwrap();
         assert_eq!(find(&FAMILIES, &id).unwrap().name(), "qwen3", "{id}");

@@ -14,12 +14,26 @@ use std::sync::Arc;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+fn parsed(text: &str) -> Result<ConfigDoc, ConfigError> {
+    ConfigDoc::from_bytes(Path::new("config.json"), text.as_bytes().to_vec())
+}
+
 fn doc(text: &str) -> Result<ConfigDoc, ConfigError> {
-    bounded(text.len(), || ConfigDoc::from_bytes(Path::new("config.json"), text.as_bytes().to_vec()))
+    bounded(text.len(), || parsed(text))
+}
+
+/// Something in a configuration, under the bounds of its text.
+fn value<T>(text: &str, read: impl FnOnce(&ConfigDoc) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
+    bounded(text.len(), || read(&parsed(text)?))
 }
 
 fn source(text: &str) -> Result<ConfigSource, ConfigError> {
-    ConfigSource::from_doc(doc(text)?, None)
+    bounded(text.len(), || ConfigSource::from_doc(parsed(text)?, None))
+}
+
+/// A setting of a configuration, under the bounds of its text.
+fn setting<T>(text: &str, read: impl FnOnce(&ConfigSource) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
+    bounded(text.len(), || read(&ConfigSource::from_doc(parsed(text)?, None)?))
 }
 
 /// A valid configuration with fields replaced, added or (`-name`) removed.
@@ -41,7 +55,7 @@ fn qwen3(changes: &[(&str, &str)]) -> String {
 }
 
 fn decoder(changes: &[(&str, &str)]) -> Result<DecoderConfig, ConfigError> {
-    DecoderConfig::from_source(&source(&qwen3(changes))?)
+    setting(&qwen3(changes), DecoderConfig::from_source)
 }
 
 #[track_caller]
@@ -126,45 +140,90 @@ fn config_25_text_of_the_file() {
     for bad in ["", "[]", "7", "{", "{}{}", "{\"a\":}", "null"] {
         refused(doc(bad), &["config.json", "at byte"]);
     }
-    assert!(ConfigDoc::from_bytes(Path::new("c"), b"{\"a\xff\":1}".to_vec()).is_err());
+    let broken = b"{\"a\xff\":1}";
+    assert!(bounded(broken.len(), || ConfigDoc::from_bytes(Path::new("c"), broken.to_vec())).is_err());
     let deep = |n: usize| format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n));
     assert!(doc(&deep(63)).is_ok());
     refused(doc(&deep(64)), &["nesting"]);
     refused(doc(&deep(100_000)), &["nesting"]);
     let big = format!("{{\"a\":\"{}\"}}", "x".repeat(16 << 20));
-    refused(ConfigDoc::from_bytes(Path::new("config.json"), big.into_bytes()), &["16 MiB"]);
+    refused(doc(&big), &["16 MiB"]);
 }
 
 #[test]
 fn config_25_many_members_stay_within_the_bounds() {
     let members: Vec<String> = (0..100_000).map(|i| format!("\"{i:x}\":0")).collect();
-    let d = doc(&format!("{{{}}}", members.join(","))).unwrap();
-    assert_eq!(d.usize("ff").unwrap(), 0);
+    let members = format!("{{{}}}", members.join(","));
+    assert_eq!(value(&members, |d| d.usize("ff")).unwrap(), 0);
     let zeros = format!("{{\"a\":[0{}]}}", ",0".repeat(500_000));
     assert!(doc(&zeros).unwrap().has("a"));
+}
+
+/// A list entry of two bytes is a value of up to 24: lists have a most.
+#[test]
+fn config_25_long_lists() {
+    let list = |n: usize, of: &str| format!("{{\"a\":[{of}{}]}}", format!(",{of}").repeat(n - 1));
+    for n in [1, 4096] {
+        assert_eq!(value(&list(n, "0"), |d| d.opt_usizes("a")).unwrap().unwrap(), vec![0; n]);
+        assert_eq!(value(&list(n, "0"), |d| d.opt_f64s("a")).unwrap().unwrap(), vec![0.0; n]);
+        assert_eq!(value(&list(n, "0"), |d| d.opt_ids("a")).unwrap().unwrap(), vec![0; n]);
+        assert_eq!(value(&list(n, "\"\""), |d| d.opt_strings("a")).unwrap().unwrap(), vec![""; n]);
+        refused(value(&list(n, "0"), |d| d.opt_strings("a")), &["a is", "a list of strings"]);
+        refused(value(&list(n, "\"\""), |d| d.opt_usizes("a")), &["a is", "a list of whole numbers"]);
+    }
+    for n in [4097, 2_000_000] {
+        refused(value(&list(n, "0"), |d| d.opt_usizes("a")), &["a is", "a list of whole numbers, at most 4096"]);
+        refused(value(&list(n, "0"), |d| d.opt_f64s("a")), &["a list of numbers, at most 4096"]);
+        refused(value(&list(n, "0"), |d| d.opt_ids("a")), &["a token id, or a list of them, at most 4096"]);
+        refused(value(&list(n, "\"\""), |d| d.opt_strings("a")), &["a list of strings, at most 4096"]);
+        refused(setting(&list(n, "0").replacen('a', "eos_token_id", 1), ConfigSource::eos_token_ids), &["eos_token_id is", "at most 4096"]);
+    }
+    // So have those of GGUF metadata, where an entry has one byte.
+    const KEY: Key = Key::new("", "attention.head_count_kv");
+    let per_layer = |n: usize| gguf(&[("toy.attention.head_count_kv", Some(vec![1u8; n].into()))], |src| src.per_layer(KEY, 2));
+    assert_eq!(per_layer(2).unwrap().unwrap(), [1, 1]);
+    refused(per_layer(1_000_000), &["toy.attention.head_count_kv is a list of 1000000", "2, one per layer"]);
+    let sections = |n: usize| gguf(&[("toy.rope.dimension_sections", Some(vec![2u8; n].into()))], |src| rope(src, &RopeArgs::new(16)));
+    assert_eq!(sections(4).unwrap().sections, [2; 4]);
+    refused(sections(1_000_000), &["toy.rope.dimension_sections is a list of 1000000", "at most 4"]);
+}
+
+/// Names that come from the file are counted and cut, not listed.
+#[test]
+fn config_25_many_layer_types() {
+    let types: Vec<String> =
+        (0..100_000).map(|i| format!("\"{i}{}\":{{}}", if i == 0 { "x".repeat(1 << 20) } else { String::new() })).collect();
+    let rope = |types: &[String], layer_type| {
+        let text = qwen3(&[("rope_parameters", &format!("{{{}}}", types.join(",")))]);
+        setting(&text, |src| rope(src, &RopeArgs { layer_type, ..RopeArgs::new(32) }))
+    };
+    assert!(rope(&types, Some("5")).is_ok());
+    refused(rope(&types, Some("full")), &["rope_parameters", "\"full\"", "expected one of "]);
+    refused(rope(&types, None), &["rope_parameters", "no layer type"]);
 }
 
 #[test]
 fn config_25_nested_text_configurations_are_bounded() {
     let nested = |inner: &str| format!("{{\"model_type\":\"m\",\"eos_token_id\":[5,6],\"text_config\":{inner}}}");
-    let src = source(&nested(&qwen3(&[("-eos_token_id", "")]))).unwrap();
-    assert_eq!(DecoderConfig::from_source(&src).unwrap().hidden_size, 64);
-    assert_eq!(src.eos_token_ids().unwrap(), [5, 6]);
+    let valid = nested(&qwen3(&[("-eos_token_id", "")]));
+    assert_eq!(setting(&valid, DecoderConfig::from_source).unwrap().hidden_size, 64);
+    assert_eq!(setting(&valid, ConfigSource::eos_token_ids).unwrap(), [5, 6]);
     refused(source(&nested("{\"text_config\":{}}")), &["text_config.text_config", "no further"]);
     refused(source(&nested("7")), &["text_config is 7", "an object"]);
     refused(source(&nested("{\"a\":1,\"a\":2}")), &["duplicate key text_config.a"]);
-    let src = source(&nested(&qwen3(&[("hidden_size", "-5")]))).unwrap();
-    refused(DecoderConfig::from_source(&src), &["text_config.hidden_size is -5"]);
+    let negative = nested(&qwen3(&[("hidden_size", "-5")]));
+    refused(setting(&negative, DecoderConfig::from_source), &["text_config.hidden_size is -5"]);
 }
 
 #[test]
 fn config_25_types_and_ids() {
-    refused(doc("{\"torch_dtype\":\"float128\"}").unwrap().dtype(), &["torch_dtype", "float128", "bfloat16"]);
-    assert_eq!(doc("{\"torch_dtype\":\"torch.float16\"}").unwrap().dtype().unwrap(), Some(rlx_ir::DType::F16));
-    assert_eq!(doc("{\"dtype\":\"float32\",\"torch_dtype\":\"x\"}").unwrap().dtype().unwrap(), Some(rlx_ir::DType::F32));
-    assert!(doc("{\"architectures\":[]}").unwrap().architectures().unwrap().is_empty());
-    refused(doc("{\"architectures\":[1]}").unwrap().architectures(), &["architectures"]);
-    let eos = |v: &str| source(&format!("{{\"eos_token_id\":{v}}}")).unwrap().eos_token_ids();
+    let dtype = |text: &str| value(text, ConfigDoc::dtype);
+    refused(dtype("{\"torch_dtype\":\"float128\"}"), &["torch_dtype", "float128", "bfloat16"]);
+    assert_eq!(dtype("{\"torch_dtype\":\"torch.float16\"}").unwrap(), Some(rlx_ir::DType::F16));
+    assert_eq!(dtype("{\"dtype\":\"float32\",\"torch_dtype\":\"x\"}").unwrap(), Some(rlx_ir::DType::F32));
+    assert!(value("{\"architectures\":[]}", ConfigDoc::architectures).unwrap().is_empty());
+    refused(value("{\"architectures\":[1]}", ConfigDoc::architectures), &["architectures"]);
+    let eos = |v: &str| setting(&format!("{{\"eos_token_id\":{v}}}"), ConfigSource::eos_token_ids);
     assert_eq!(eos("3").unwrap(), [3]);
     assert_eq!(eos("[3,4]").unwrap(), [3, 4]);
     assert!(eos("null").unwrap().is_empty());
@@ -188,7 +247,7 @@ fn infinities_are_numbers_only_where_asked_for() {
 }
 
 fn rope_of(changes: &[(&str, &str)], args: &RopeArgs<'_>) -> Result<Rope, ConfigError> {
-    rope(&source(&qwen3(changes))?, args)
+    setting(&qwen3(changes), |src| rope(src, args))
 }
 
 #[test]
@@ -303,7 +362,7 @@ fn rope_longrope_chooses_its_list_by_context() {
     refused(rope_of(&[("rope_scaling", &text(""))], &args), &["long_factor", "8 finite numbers"]);
 }
 
-fn gguf(changes: &[(&str, Option<Value>)]) -> ConfigSource {
+fn gguf_bytes(changes: &[(&str, Option<Value>)]) -> Vec<u8> {
     let mut all: Vec<(&str, Value)> = vec![
         ("general.architecture", "toy".into()),
         ("toy.block_count", 2u32.into()),
@@ -323,13 +382,19 @@ fn gguf(changes: &[(&str, Option<Value>)]) -> ConfigSource {
     for (key, value) in all {
         writer.put(key, value).unwrap();
     }
-    let bytes = writer.to_bytes();
-    ConfigSource::from_gguf(Arc::new(Gguf::from_bytes(bytes).unwrap())).unwrap()
+    writer.to_bytes()
+}
+
+/// Something in the metadata of a file with these changes, under the bounds of the file.
+fn gguf<T>(changes: &[(&str, Option<Value>)], read: impl FnOnce(&ConfigSource) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
+    let bytes = gguf_bytes(changes);
+    let n = bytes.len();
+    bounded(n, || read(&ConfigSource::from_gguf(Arc::new(Gguf::from_bytes(bytes).unwrap()))?))
 }
 
 #[test]
 fn gguf_14_sizes() {
-    let read = |changes: &[(&str, Option<Value>)]| DecoderConfig::from_source(&gguf(changes));
+    let read = |changes: &[(&str, Option<Value>)]| gguf(changes, DecoderConfig::from_source);
     let c = read(&[]).unwrap();
     assert_eq!((c.head_dim, c.rms_norm_eps, c.num_key_value_heads), (16, 1e-6, 2));
     let with = |key: &str, v: Value| read(&[(&format!("toy.{key}"), Some(v))]);
@@ -357,7 +422,7 @@ fn gguf_14_sizes() {
 fn gguf_14_experts() {
     let read = |total: u32, used: Option<u32>| {
         let used = used.map(Value::from);
-        DecoderConfig::from_source(&gguf(&[("toy.expert_count", Some(total.into())), ("toy.expert_used_count", used)])).map(|c| c.experts)
+        gguf(&[("toy.expert_count", Some(total.into())), ("toy.expert_used_count", used)], DecoderConfig::from_source).map(|c| c.experts)
     };
     assert_eq!(read(4, Some(4)).unwrap(), Some(Experts { total: 4, used: 4 }));
     assert_eq!(read(0, None).unwrap(), None);
@@ -376,9 +441,13 @@ fn gguf_14_embedding_length_must_agree_with_the_tensor() {
     let key = b"qwen3.embedding_length";
     let at = bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
     assert_eq!(bytes[at..at + 4], 64u32.to_le_bytes());
+    let read = |bytes: Vec<u8>| {
+        let n = bytes.len();
+        bounded(n, || DecoderConfig::from_source(&ConfigSource::from_gguf(Arc::new(Gguf::from_bytes(bytes).unwrap()))?))
+    };
+    assert_eq!(read(bytes.clone()).unwrap().hidden_size, 64);
     bytes[at..at + 4].copy_from_slice(&128u32.to_le_bytes());
-    let bad = ConfigSource::from_gguf(Arc::new(Gguf::from_bytes(bytes).unwrap())).unwrap();
-    refused(DecoderConfig::from_source(&bad), &["qwen3.embedding_length is 128", "token_embd.weight"]);
+    refused(read(bytes), &["qwen3.embedding_length is 128", "token_embd.weight"]);
 }
 
 /// Files that count their embeddings in up to three places, with `rows` of them: the setting, the tokens, the tensor.
@@ -397,8 +466,7 @@ fn gguf_15_vocab_size_against_embedding_rows() {
         writer.tensor("token_embd.weight", TensorType::F32, &[rows, 8], vec![0; rows as usize * 32]).unwrap();
         let bytes = writer.to_bytes();
         let n = bytes.len();
-        let src = ConfigSource::from_gguf(Arc::new(Gguf::from_bytes(bytes).unwrap())).unwrap();
-        bounded(n, || src.vocab_size())
+        bounded(n, || ConfigSource::from_gguf(Arc::new(Gguf::from_bytes(bytes).unwrap()))?.vocab_size())
     };
     assert_eq!(vocab_size(None, Some(6), 6).unwrap(), 6);
     assert_eq!(vocab_size(Some(6), None, 6).unwrap(), 6);
@@ -443,24 +511,19 @@ fn config_25_errors_say_at_which_byte() {
     let nested = r#"{"a":0,"text_config":{"b":1,"b":2}}"#;
     refused(source(nested), &["duplicate key text_config.b", &at(nested, "\"b\"", 1)]);
     let dtype = r#"{"torch_dtype":"float128"}"#;
-    refused(doc(dtype).unwrap().dtype(), &["float128", &at(dtype, "\"float128", 0)]);
-    let toy = gguf(&[("toy.block_count", Some(0u32.into()))]);
-    let (file, _) = toy.gguf().unwrap();
-    refused(
-        DecoderConfig::from_source(&gguf(&[("toy.block_count", None)])),
-        &["toy.block_count is missing", "(in what begins at byte 24)"],
-    );
-    let message = DecoderConfig::from_source(&toy).unwrap_err().to_string();
-    assert!(
-        file.offset_of("toy.block_count") > 24 && message.ends_with(&format!("(at byte {})", file.offset_of("toy.block_count"))),
-        "{message}"
-    );
+    refused(value(dtype, ConfigDoc::dtype), &["float128", &at(dtype, "\"float128", 0)]);
+    let absent = gguf(&[("toy.block_count", None)], DecoderConfig::from_source);
+    refused(absent, &["toy.block_count is missing", "(in what begins at byte 24)"]);
+    let zero = [("toy.block_count", Some(0u32.into()))];
+    let at = Gguf::from_bytes(gguf_bytes(&zero)).unwrap().offset_of("toy.block_count");
+    let message = gguf(&zero, DecoderConfig::from_source).unwrap_err().to_string();
+    assert!(at > 24 && message.ends_with(&format!("(at byte {at})")), "{message}");
 }
 
 #[test]
 fn gguf_14_rope() {
     let args = RopeArgs::new(16);
-    let at = |changes: &[(&str, Option<Value>)]| rope(&gguf(changes), &args);
+    let at = |changes: &[(&str, Option<Value>)]| gguf(changes, |src| rope(src, &args));
     assert_eq!(at(&[]).unwrap(), Rope::new(16, 1e4));
     assert_eq!(at(&[("toy.rope.freq_base", Some(1e6f32.into()))]).unwrap(), Rope::new(16, 1e6));
     assert_eq!(at(&[("toy.rope.dimension_count", Some(8u32.into()))]).unwrap().dim, 8);
@@ -486,13 +549,14 @@ fn gguf_14_rope() {
 #[test]
 fn counts_per_layer_are_lists_or_one_number() {
     const KEY: Key = Key::new("kv", "attention.head_count_kv");
-    let list = gguf(&[("toy.attention.head_count_kv", Some(vec![0u32, 2].into()))]);
-    assert_eq!(list.per_layer(KEY, 2).unwrap().unwrap(), [0, 2]);
-    refused(list.per_layer(KEY, 3), &["toy.attention.head_count_kv", "3, one per layer"]);
-    assert_eq!(gguf(&[]).per_layer(KEY, 3).unwrap().unwrap(), [2, 2, 2]);
-    assert_eq!(source("{\"kv\":[1,2]}").unwrap().per_layer(KEY, 2).unwrap().unwrap(), [1, 2]);
-    assert_eq!(source("{\"kv\":7}").unwrap().per_layer(KEY, 2).unwrap().unwrap(), [7, 7]);
-    assert_eq!(source("{}").unwrap().per_layer(KEY, 2).unwrap(), None);
+    let list = |layers| gguf(&[("toy.attention.head_count_kv", Some(vec![0u32, 2].into()))], |src| src.per_layer(KEY, layers));
+    assert_eq!(list(2).unwrap().unwrap(), [0, 2]);
+    refused(list(3), &["toy.attention.head_count_kv", "3, one per layer"]);
+    assert_eq!(gguf(&[], |src| src.per_layer(KEY, 3)).unwrap().unwrap(), [2, 2, 2]);
+    let json = |text: &str| setting(text, |src| src.per_layer(KEY, 2));
+    assert_eq!(json("{\"kv\":[1,2]}").unwrap().unwrap(), [1, 2]);
+    assert_eq!(json("{\"kv\":7}").unwrap().unwrap(), [7, 7]);
+    assert_eq!(json("{}").unwrap(), None);
 }
 
 /// A file of a gigabyte is refused by its length; nothing of it is read.
@@ -531,8 +595,8 @@ fn config_25_rope_scaling_of_unknown_type() {
 }
 
 fn image(text: &str) -> Result<ImageConfig, ConfigError> {
-    let d = ConfigDoc::from_bytes(Path::new("preprocessor_config.json"), text.as_bytes().to_vec())?;
-    bounded(text.len(), || ImageConfig::from_doc(&d))
+    let doc = || ConfigDoc::from_bytes(Path::new("preprocessor_config.json"), text.as_bytes().to_vec());
+    bounded(text.len(), || ImageConfig::from_doc(&doc()?))
 }
 
 #[test]

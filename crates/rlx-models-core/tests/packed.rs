@@ -190,6 +190,12 @@ fn refused(config: &str, tensors: &[Tensor], parts: &[&str]) {
     assert!(message.len() < 1000, "{} bytes of message", message.len());
 }
 
+/// Whether the weights of a checkpoint are quantised by a method that can be used.
+fn check_quantization(config: &str, tensors: &[Tensor]) -> Result<(), String> {
+    let dir = checkpoint(config, tensors).0;
+    bounded(config.len(), || open_map(dir.path()).unwrap().checkpoint().check_quantization().map_err(|e| e.to_string()))
+}
+
 const MLX: &str = r#"{"quantization":{"group_size":64,"bits":4}}"#;
 
 #[test]
@@ -347,17 +353,28 @@ fn config_25_methods_that_are_not_read_fail_by_name() {
     ] {
         // The checkpoint opens, to be looked at; running it says why it cannot.
         let config = format!(r#"{{"quantization_config":{config}}}"#);
-        let map = checkpoint(&config, &[tensor]).1.unwrap();
-        let message = map.checkpoint().check_quantization().unwrap_err().to_string();
+        let message = check_quantization(&config, &[tensor]).unwrap_err();
         assert!(message.contains(&format!(" at byte {} of config.json", config.find(wrong).unwrap())), "{message}");
         for part in parts {
             assert!(message.contains(part), "{part} is not in: {message}");
         }
     }
     let plain = checkpoint("{}", &[tensor]).1.unwrap();
-    assert!(plain.checkpoint().quantization().is_none() && plain.checkpoint().check_quantization().is_ok());
-    let unknown = checkpoint("{}", &[("x.weight", "U32", &[1, 1])]).1.unwrap();
-    let message = unknown.checkpoint().check_quantization().unwrap_err().to_string();
+    assert!(plain.checkpoint().quantization().is_none());
+    check_quantization("{}", &[tensor]).unwrap();
+    // A method of a megabyte, and a hundred thousand groups.
+    let long = format!(r#"{{"quantization_config":{{"quant_method":"{}"}}}}"#, "x".repeat(1 << 20));
+    let message = check_quantization(&long, &[tensor]).unwrap_err();
+    assert!(message.contains("not known") && message.len() < 1000, "{} bytes of message", message.len());
+    let groups = |format: &str| {
+        let group = |i: usize| format!(r#""{i}":{{"format":"{format}","weights":{{"num_bits":4}}}}"#);
+        let groups: Vec<String> = (0..20_000).map(group).collect();
+        let config = format!(r#"{{"quant_method":"compressed-tensors","config_groups":{{{}}}}}"#, groups.join(","));
+        check_quantization(&format!(r#"{{"quantization_config":{config}}}"#), &[tensor])
+    };
+    groups("pack-quantized").unwrap();
+    assert!(groups("marlin-24").unwrap_err().contains("format \"marlin-24\""));
+    let message = check_quantization("{}", &[("x.weight", "U32", &[1, 1])]).unwrap_err();
     assert!(message.contains("\"x.weight\"") && message.contains("take the config.json of the release"), "{message}");
     refused(r#"{"quantization_config":{"quant_method":7}}"#, &[("x.weight", "U32", &[1, 1])], &["quantization_config.quant_method is 7"]);
     refused(r#"{"quantization_config":"fp8"}"#, &[("x.qweight", "I32", &[1, 1])], &["quantization_config is \"fp8\", expected an object"]);

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{dir_with, fixture, safetensors};
+use rlx_bounds::{Counting, bounded};
 use rlx_core::names::{HeadCounts, Heads};
 use rlx_core::registry::{FamilyError, assert_family, assert_gguf_family, register};
 use rlx_core::weights::{
@@ -13,6 +14,9 @@ use rlx_core::{Family, LoadOpts, NameTable, Rule, Transform, WeightFormat, Weigh
 use rlx_gguf::{Gguf, GgufWriter, TensorType};
 use rlx_ir::DType;
 use std::sync::Arc;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 fn gguf(arch: &str, tensors: &[(&str, &[u64], Vec<f32>)]) -> Vec<u8> {
     let mut writer = GgufWriter::new();
@@ -98,14 +102,29 @@ fn a_map_is_of_the_architectures_that_were_asked_for() {
 
 #[test]
 fn gguf_08_an_architecture_in_another_case_is_another() {
-    let of = |arch: &str| Gguf::from_bytes(gguf(arch, &[("a", &[1], vec![1.0])])).unwrap();
-    assert_eq!(gguf_validate_arch(&of("qwen3"), &["qwen3"]).unwrap(), "qwen3");
-    let message = gguf_validate_arch(&of("Qwen3"), &["qwen3"]).unwrap_err().to_string();
+    static QWEN: Toy = Toy("qwen3", "rlx-qwen3", &["qwen3"]);
+    let of = |arch: &str| gguf(arch, &[("a", &[1], vec![1.0])]);
+    let validate = |bytes: Vec<u8>| {
+        let n = bytes.len();
+        bounded(n, || gguf_validate_arch(&Gguf::from_bytes(bytes).unwrap(), &["qwen3"]).map(str::to_owned))
+    };
+    let family = |bytes: Vec<u8>| {
+        let n = bytes.len();
+        bounded(n, || assert_gguf_family(&Gguf::from_bytes(bytes).unwrap(), &QWEN)).map_err(|e| e.to_string())
+    };
+    assert_eq!(validate(of("qwen3")).unwrap(), "qwen3");
+    family(of("qwen3")).unwrap();
+    let message = validate(of("Qwen3")).unwrap_err().to_string();
     assert!(message.contains("\"Qwen3\"") && message.contains("nearest: \"qwen3\""), "{message}");
-    let long = gguf_validate_arch(&of(&"x".repeat(1 << 20)), &["qwen3"]).unwrap_err().to_string();
-    assert!(long.len() < 600, "{} bytes", long.len());
-    let none = Gguf::from_bytes(GgufWriter::new().to_bytes()).unwrap();
-    assert!(matches!(gguf_validate_arch(&none, &["qwen3"]), Err(WeightsError::Gguf(_))));
+    let message = family(of("Qwen3")).unwrap_err();
+    assert!(message.contains("GGUF architecture \"Qwen3\", which qwen3 does not run"), "{message}");
+    let long = of(&"x".repeat(1 << 20));
+    for message in [validate(long.clone()).unwrap_err().to_string(), family(long).unwrap_err()] {
+        assert!(message.len() < 600, "{} bytes", message.len());
+    }
+    let none = GgufWriter::new().to_bytes();
+    assert!(matches!(validate(none.clone()), Err(WeightsError::Gguf(_))));
+    assert!(family(none).unwrap_err().contains("general.architecture"));
 }
 
 struct Toy(&'static str, &'static str, &'static [&'static str]);

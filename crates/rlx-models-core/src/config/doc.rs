@@ -11,7 +11,7 @@
 use super::ConfigError;
 use crate::message::quote;
 use crate::weights::{position, read_small};
-use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
@@ -22,6 +22,8 @@ use std::sync::Arc;
 pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Deepest nesting of objects and lists.
 pub const MAX_DEPTH: usize = 64;
+/// Most entries of a list; none has more than a model has layers.
+pub const MAX_LIST: usize = super::MAX_LAYERS;
 /// Largest value of a size.
 pub const MAX_SIZE: usize = 1 << 31;
 
@@ -238,17 +240,35 @@ impl ConfigDoc {
 
     /// A list of numbers, `Infinity` included.
     pub fn opt_f64s(&self, name: &str) -> Result<Option<Vec<f64>>, ConfigError> {
-        const EXPECTED: &str = "a list of numbers";
+        self.list(name, "a list of numbers", number)
+    }
+
+    /// A list of at most [`MAX_LIST`] entries.  They are looked at first: one of two bytes becomes a value of up to 24.
+    fn list<T>(&self, name: &str, expected: &str, item: impl Fn(&str) -> Option<T>) -> Result<Option<Vec<T>>, ConfigError> {
         let Some(raw) = self.raw(name) else {
             return Ok(None);
         };
-        let items: Vec<&RawValue> = serde_json::from_str(raw).map_err(|_| self.invalid(name, EXPECTED))?;
-        items.iter().map(|i| number(i.get())).collect::<Option<Vec<f64>>>().map(Some).ok_or_else(|| self.invalid(name, EXPECTED))
+        let each = |f: &mut dyn FnMut(&str) -> bool| {
+            let walked = serde_json::Deserializer::from_str(raw).deserialize_seq(Items(f));
+            walked.map_err(|_| self.invalid(name, expected))
+        };
+        let mut n = 0;
+        let counted = each(&mut |raw| {
+            n += 1;
+            n <= MAX_LIST && item(raw).is_some()
+        });
+        if n > MAX_LIST {
+            return Err(self.invalid(name, format_args!("{expected}, at most {MAX_LIST}")));
+        }
+        counted?;
+        let mut out = Vec::with_capacity(n);
+        each(&mut |raw| item(raw).map(|value| out.push(value)).is_some())?;
+        Ok(Some(out))
     }
 
     /// A list of counts.
     pub fn opt_usizes(&self, name: &str) -> Result<Option<Vec<usize>>, ConfigError> {
-        let list: Option<Vec<usize>> = self.parse(name, "a list of whole numbers")?;
+        let list = self.list(name, "a list of whole numbers", json::<usize>)?;
         match list {
             Some(l) if l.iter().any(|v| *v > MAX_SIZE) => Err(self.invalid(name, "numbers up to 2^31")),
             l => Ok(l),
@@ -279,7 +299,7 @@ impl ConfigDoc {
 
     /// A list of strings.
     pub fn opt_strings(&self, name: &str) -> Result<Option<Vec<String>>, ConfigError> {
-        self.parse(name, "a list of strings")
+        self.list(name, "a list of strings", json::<String>)
     }
 
     /// A token id or a list of them, as lists.
@@ -287,7 +307,7 @@ impl ConfigDoc {
         const EXPECTED: &str = "a token id, or a list of them";
         match self.raw(name) {
             Some(raw) if !raw.starts_with('[') => self.parse::<u32>(name, EXPECTED).map(|id| id.map(|id| vec![id])),
-            _ => self.parse(name, EXPECTED),
+            _ => self.list(name, EXPECTED, json::<u32>),
         }
     }
 
@@ -366,6 +386,10 @@ impl ConfigDoc {
 const SIZE: &str = "a whole number from 0 to 2^31";
 const FINITE: &str = "a finite number";
 
+fn json<T: DeserializeOwned>(raw: &str) -> Option<T> {
+    serde_json::from_str(raw).ok()
+}
+
 /// A JSON number; one too large for f64 is none, but a spelled-out infinity is.
 fn number(raw: &str) -> Option<f64> {
     let spelled = raw.trim_start_matches('-') == INFINITY;
@@ -418,6 +442,24 @@ pub(crate) fn members_called<'t>(object: &'t str, name: &str, f: &mut dyn FnMut(
         }
     };
     let _ = serde_json::Deserializer::from_str(object).deserialize_map(Members(each));
+}
+
+/// Calls back with every entry of a list, until that says no.
+struct Items<'f>(&'f mut dyn FnMut(&str) -> bool);
+
+impl<'de> Visitor<'de> for Items<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(item) = seq.next_element::<&'de RawValue>()? {
+            if !(self.0)(item.get()) {
+                return Err(A::Error::custom("an entry of another kind"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Calls back with the raw key and value of every member.

@@ -15,7 +15,7 @@ mod source;
 
 pub use decoder::{DecoderConfig, Experts, MAX_LAYERS, experts, head_dim, keys, kv_heads, layers};
 pub(crate) use doc::members_called;
-pub use doc::{ConfigDoc, MAX_CONFIG_BYTES, MAX_DEPTH, MAX_SIZE};
+pub use doc::{ConfigDoc, MAX_CONFIG_BYTES, MAX_DEPTH, MAX_LIST, MAX_SIZE};
 pub use error::ConfigError;
 pub use image::{ImageConfig, ImageSize, MAX_IMAGE_SIDE};
 pub use rope::{RopeArgs, rope};

@@ -7,6 +7,7 @@
 
 use super::decoder::keys;
 use super::{ConfigDoc, ConfigError, ConfigSource, rope_gguf};
+use crate::message::plain;
 use rlx_ir::ops::rope::{Rope, RopeScaling, RopeStyle};
 
 /// What the rotation depends on besides the configuration.
@@ -107,13 +108,16 @@ fn parameters(model: &ConfigDoc, args: &RopeArgs<'_>) -> Result<Option<ConfigDoc
     let Some(params) = model.opt_object("rope_parameters")? else {
         return model.opt_object("rope_scaling");
     };
-    let nested: Vec<String> = params.keys().filter(|k| params.raw(k).is_some_and(|v| v.starts_with('{'))).map(|k| k.into_owned()).collect();
-    if nested.is_empty() {
+    let is_object = |name: &str| params.raw(name).is_some_and(|v| v.starts_with('{'));
+    if !params.keys().any(|k| is_object(&k)) {
         return Ok(Some(params));
     }
     match args.layer_type {
-        Some(t) if nested.iter().any(|n| n == t) => params.opt_object(t),
-        other => Err(model.unknown("rope_parameters", other.unwrap_or("no layer type"), nested.iter().map(String::as_str))),
+        Some(t) if is_object(t) => params.opt_object(t),
+        other => {
+            let some: Vec<String> = params.keys().filter(|k| is_object(k)).take(8).map(|k| plain(&k)).collect();
+            Err(model.unknown("rope_parameters", other.unwrap_or("no layer type"), some.iter().map(String::as_str)))
+        }
     }
 }
 

@@ -13,6 +13,9 @@ use super::{ConfigError, ConfigSource, Key};
 use rlx_gguf::Gguf;
 use rlx_ir::ops::rope::{Rope, RopeScaling};
 
+/// Axes of positions that a file can name: time, height, width and one more.
+const MAX_AXES: usize = 4;
+
 const fn key(gguf: &'static str) -> Key {
     Key::new("", gguf)
 }
@@ -79,6 +82,9 @@ pub(super) fn from_metadata(src: &ConfigSource, gguf: &Gguf, args: &RopeArgs<'_>
 /// Frequencies per position axis, without the unused axes at the end.
 fn sections(src: &ConfigSource, gguf: &Gguf, dim: usize) -> Result<Vec<usize>, ConfigError> {
     const KEY: Key = key("rope.dimension_sections");
+    if let Some(n) = src.gguf_list(KEY).filter(|&n| n > MAX_AXES) {
+        return Err(src.invalid(KEY, format_args!("a list of {n}"), format_args!("at most {MAX_AXES}, one per axis of positions")));
+    }
     let mut sections: Vec<usize> = gguf.find(&src.field(KEY))?.unwrap_or_default();
     while sections.last() == Some(&0) {
         sections.pop();
@@ -95,15 +101,20 @@ fn sections(src: &ConfigSource, gguf: &Gguf, dim: usize) -> Result<Vec<usize>, C
 
 fn divisors(src: &ConfigSource, gguf: &Gguf, name: &str, dim: usize) -> Result<Vec<f64>, ConfigError> {
     let tensor = gguf.tensor(name)?;
+    let wrong = || ConfigError::Invalid {
+        file: src.file().into(),
+        field: name.into(),
+        offset: tensor.offset,
+        found: format!("{} numbers", tensor.elements()),
+        expected: format!("{} finite numbers above 0, one per frequency", dim / 2),
+    };
+    // Before they are unpacked: a file of blocks is a fraction of what it says.
+    if tensor.elements() != dim as u64 / 2 {
+        return Err(wrong());
+    }
     let factors: Vec<f64> = gguf.tensor_f32(tensor)?.into_iter().map(widen).collect();
-    if factors.len() != dim / 2 || factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {
-        return Err(ConfigError::Invalid {
-            file: src.file().into(),
-            field: name.into(),
-            offset: tensor.offset,
-            found: format!("{} numbers", factors.len()),
-            expected: format!("{} finite numbers above 0, one per frequency", dim / 2),
-        });
+    if factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {
+        return Err(wrong());
     }
     Ok(factors)
 }

@@ -258,19 +258,29 @@ impl ConfigSource {
     pub fn per_layer(&self, key: Key, layers: usize) -> Result<Option<Vec<usize>>, ConfigError> {
         let is_list = match self {
             ConfigSource::Hf { .. } => self.place(key).and_then(|(d, n)| d.raw(n)).is_some_and(|raw| raw.starts_with('[')),
-            ConfigSource::Gguf { gguf, arch } => matches!(gguf.get(&gguf_key(arch, key.gguf)), Some(Value::Array(_))),
+            ConfigSource::Gguf { .. } => self.gguf_list(key).is_some(),
         };
         if !is_list {
             return Ok(self.opt_usize(key)?.map(|v| vec![v; layers]));
         }
+        let wrong = |n: usize| self.invalid(key, format_args!("a list of {n}"), format_args!("{layers}, one per layer"));
+        if let Some(n) = self.gguf_list(key).filter(|&n| n != layers) {
+            return Err(wrong(n));
+        }
         let list = self.read::<Vec<usize>>(key, |d, n| d.opt_usizes(n))?.unwrap_or_default();
         if list.len() != layers {
-            return Err(self.invalid(key, format_args!("a list of {}", list.len()), format_args!("{layers}, one per layer")));
+            return Err(wrong(list.len()));
         }
         match list.iter().find(|v| **v > MAX_SIZE) {
             Some(v) => Err(self.invalid(key, v, "at most 2^31")),
             None => Ok(Some(list)),
         }
+    }
+
+    /// The length of a list in GGUF metadata: its entries of a byte become values of eight, so it is looked at first.
+    pub(super) fn gguf_list(&self, key: Key) -> Option<usize> {
+        let (gguf, arch) = self.gguf()?;
+        if let Some(Value::Array(list)) = gguf.get(&gguf_key(arch, key.gguf)) { Some(list.len()) } else { None }
     }
 
     /// The ids that end a text: those of `generation_config.json` where it names any, else those of the model.

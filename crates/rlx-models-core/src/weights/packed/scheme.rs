@@ -52,6 +52,24 @@ pub(super) struct MlxLayer {
 
 const BLOCK: (usize, usize) = (128, 128);
 
+/// Bits of the codes of several groups of layers.
+#[derive(Clone, Copy)]
+enum Bits {
+    Unsaid,
+    All(usize),
+    Mixed,
+}
+
+impl Bits {
+    fn and(self, n: usize) -> Bits {
+        match self {
+            Bits::Unsaid => Bits::All(n),
+            Bits::All(m) if m == n => self,
+            Bits::All(_) | Bits::Mixed => Bits::Mixed,
+        }
+    }
+}
+
 impl Scheme {
     /// The method, if any.
     pub fn read(root: &ConfigDoc) -> Result<Option<Scheme>, ConfigError> {
@@ -109,31 +127,36 @@ impl Scheme {
     fn compressed(q: &ConfigDoc) -> Result<Scheme, ConfigError> {
         const KNOWN: [&str; 6] = ["pack-quantized", "float-quantized", "int-quantized", "naive-quantized", "mixed-precision", "dense"];
         const METHOD: &str = "compressed-tensors";
-        let mut formats: Vec<(String, ConfigDoc)> = q.opt_string("format")?.into_iter().map(|f| (f, q.clone())).collect();
+        let unknown_format = |doc: &ConfigDoc| {
+            let format = doc.opt_string("format")?.filter(|f| !KNOWN.contains(&f.as_str()));
+            Ok::<_, ConfigError>(format.map(|f| (f, doc.clone())))
+        };
+        let mut unknown = unknown_format(q)?;
         if let Some(sparse) = q.opt_object("sparsity_config")?
             && let Some(format) = sparse.opt_string("format")?
             && format != "dense"
         {
             return Ok(refused(&sparse, "format", METHOD, format!("sparsity format {}: only dense weights are read", quote(&format))));
         }
-        let (mut bits, mut block) = (Vec::new(), BLOCK);
+        // Groups are looked at one by one: a file may have very many.
+        let (mut bits, mut block) = (Bits::Unsaid, BLOCK);
         if let Some(groups) = q.opt_object("config_groups")? {
-            let names: Vec<String> = groups.keys().map(|k| k.into_owned()).collect();
-            for group in names.iter().map(|n| groups.opt_object(n)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
-                formats.extend(group.opt_string("format")?.map(|f| (f, group.clone())));
-                if let Some(weights) = group.opt_object("weights")? {
-                    bits.extend(weights.opt_usize("num_bits")?);
-                    if weights.has("block_structure") {
-                        block = block_size(&weights, "block_structure")?;
-                    }
+            for name in groups.keys() {
+                let Some(group) = groups.opt_object(&name)? else { continue };
+                unknown = unknown.or(unknown_format(&group)?);
+                let Some(weights) = group.opt_object("weights")? else { continue };
+                if let Some(n) = weights.opt_usize("num_bits")? {
+                    bits = bits.and(n);
+                }
+                if weights.has("block_structure") {
+                    block = block_size(&weights, "block_structure")?;
                 }
             }
         }
-        if let Some((format, doc)) = formats.iter().find(|f| !KNOWN.contains(&f.0.as_str())) {
-            return Ok(refused(doc, "format", METHOD, format!("format {}: expected one of {}", quote(format), KNOWN.join(", "))));
+        if let Some((format, doc)) = unknown {
+            return Ok(refused(&doc, "format", METHOD, format!("format {}: expected one of {}", quote(&format), KNOWN.join(", "))));
         }
-        bits.dedup();
-        Ok(Scheme::Compressed { block, bits: if let [one] = bits.as_slice() { Some(*one) } else { None } })
+        Ok(Scheme::Compressed { block, bits: if let Bits::All(n) = bits { Some(n) } else { None } })
     }
 
     /// Its name, for people.
