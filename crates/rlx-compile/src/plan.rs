@@ -10,6 +10,7 @@ use crate::backend::{Backend, BackendError, Pool};
 use rlx_ir::graph::Def;
 use rlx_ir::ops::Op;
 use rlx_ir::{Bindings, DType, Dim, Graph, NodeId, Type, ValueId};
+use smallvec::SmallVec;
 
 /// Alignment of every buffer in the arena, in bytes.
 pub const ALIGN: u64 = 64;
@@ -55,6 +56,9 @@ pub struct Plan {
     phase_of: Vec<Option<usize>>,
 }
 
+/// Whole numbers, one for each dimension; up to four need no memory of their own.
+pub type Sizes = SmallVec<[usize; 4]>;
+
 /// A value under a binding.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Slot {
@@ -63,9 +67,9 @@ pub struct Slot {
     /// Dense size in bytes.
     pub bytes: usize,
     /// Sizes.
-    pub shape: Vec<usize>,
+    pub shape: Sizes,
     /// Element strides.
-    pub strides: Vec<usize>,
+    pub strides: Sizes,
 }
 
 /// All values under a binding.
@@ -174,9 +178,12 @@ impl Plan {
 
     fn place(&mut self, backend: &dyn Backend) {
         let g = &self.graph;
+        let is_view_op = |op: &Op| matches!(op, Op::Reshape(_) | Op::Slice(_) | Op::Permute(_) | Op::Broadcast(_));
+        // Who reads what may become a view.
         let mut uses: Vec<Vec<(usize, usize)>> = vec![vec![]; g.values.len()];
         for (i, n) in g.nodes.iter().enumerate() {
-            n.ins.iter().enumerate().for_each(|(k, v)| uses[v.index()].push((i, k)));
+            let views = n.ins.iter().enumerate().filter(|(_, v)| g.producer(**v).is_some_and(|n| is_view_op(&n.op)));
+            views.for_each(|(k, v)| uses[v.index()].push((i, k)));
         }
         let mut is_output = vec![false; g.values.len()];
         g.outputs.iter().for_each(|o| is_output[o.1.index()] = true);
@@ -190,11 +197,10 @@ impl Plan {
                 Def::Node(..) => None,
             };
         }
-        let is_view_op = |op: &Op| matches!(op, Op::Reshape(_) | Op::Slice(_) | Op::Permute(_) | Op::Broadcast(_));
         for n in &g.nodes {
             for v in &n.outs {
                 let state = matches!(g.ty(*v), Type::Cache(..) | Type::State(..));
-                let at = n.ins.first().and_then(|i| places[i.index()].clone()).filter(|_| state || is_view_op(&n.op));
+                let at = n.ins.first().and_then(|i| places[i.index()].as_ref()).filter(|_| state || is_view_op(&n.op)).cloned();
                 let made = at.and_then(|p| {
                     if state {
                         return Some(Place { owner: *v, ..p });
@@ -306,11 +312,11 @@ impl Plan {
         self.check_slices(dims)?;
         let mut layout = Layout { arena_bytes: 0, values: Vec::with_capacity(g.values.len()), scratch: vec![(0, 0); g.nodes.len()] };
         for (info, place) in g.values.iter().zip(&self.places) {
-            let (Type::Tensor(d, s), Some(p)) = (&info.ty, place) else {
+            let (Type::Tensor(d, s), Some(p)) = (&*info.ty, place) else {
                 layout.values.push(Slot::default());
                 continue;
             };
-            let eval = |dims_of: &[Dim]| dims_of.iter().map(|d| d.eval(dims)).collect::<Result<Vec<_>, _>>();
+            let eval = |dims_of: &[Dim]| dims_of.iter().map(|d| d.eval(dims)).collect::<Result<Sizes, _>>();
             let shape = eval(&s.0)?;
             let bytes = rlx_ir::tensor::tensor_bytes(*d, &shape).map_err(|e| BackendError::Call(e.to_string()))?;
             let offset = p.offset.eval(dims)? * d.size().unwrap_or(0);
@@ -322,7 +328,7 @@ impl Plan {
             bytes: u64,
             to: Result<usize, usize>,
         }
-        let mut items = vec![];
+        let mut items = Vec::with_capacity(self.live.iter().flatten().count());
         for (i, l) in self.live.iter().enumerate() {
             if let Some(live) = *l {
                 items.push(Item { live, bytes: layout.values[i].bytes as u64, to: Ok(i) });

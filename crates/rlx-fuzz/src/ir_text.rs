@@ -1,30 +1,25 @@
 //! The text form of graphs, and everything that takes a graph.
 
 use crate::check_message;
-use rlx_bounds::within;
+use rlx_bounds::{bounded, within};
 use rlx_compile::passes::{FusionSwitches, run_all};
 use rlx_compile::{Layout, NullBackend, Plan, Root, lower};
 use rlx_ir::{Bindings, Graph, Sym, Type, text, verify::verify};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// What a graph may hold for a text of this many bytes.
-const fn bound(input: usize) -> usize {
-    (64 << 10) + 32 * input
-}
-
 /// Parses a text.  What parses prints to a text that parses to the same graph; what verifies comes out of every pass
 /// verified, with the same interface, and can be planned.
 pub fn ir_text(data: &[u8]) {
     let Ok(source) = std::str::from_utf8(data) else { return };
-    let graph = match within(bound(data.len()), Duration::from_secs(1), || text::parse(source)) {
+    let graph = match bounded(data.len(), || text::parse(source)) {
         Ok(graph) => graph,
         Err(e) => return check_message(&e.to_string()),
     };
     let printed = graph.to_string();
     let again = text::parse(&printed).unwrap_or_else(|e| panic!("{e}:\n{printed}"));
     assert_eq!(again.to_string(), printed, "the print of a graph parses to another one");
-    match within(bound(data.len()) + (1 << 20), Duration::from_secs(1), || verify(&graph)) {
+    match bounded(data.len(), || verify(&graph)) {
         Err(_) => {}
         Ok(()) => compile(graph),
     }
@@ -61,7 +56,7 @@ fn compile(graph: Graph) {
 fn symbols(graph: &Graph) -> BTreeSet<Sym> {
     let mut found = BTreeSet::new();
     for v in &graph.values {
-        if let Type::Tensor(_, shape) | Type::Cache(_, shape) | Type::State(_, shape) = &v.ty {
+        if let Type::Tensor(_, shape) | Type::Cache(_, shape) | Type::State(_, shape) = &*v.ty {
             shape.0.iter().for_each(|d| d.symbols(&mut found));
         }
     }
@@ -71,7 +66,7 @@ fn symbols(graph: &Graph) -> BTreeSet<Sym> {
 /// Every element of every value lies in the bytes that it is placed in.
 fn check_layout(plan: &Plan, layout: &Layout) {
     for (i, (slot, place)) in layout.values.iter().zip(&plan.places).enumerate() {
-        let (Some(place), Type::Tensor(dtype, _)) = (place, &plan.graph.values[i].ty) else { continue };
+        let (Some(place), Type::Tensor(dtype, _)) = (place, &*plan.graph.values[i].ty) else { continue };
         let Some(size) = dtype.size().filter(|_| !slot.shape.contains(&0)) else { continue };
         let last: u128 = slot.shape.iter().zip(&slot.strides).map(|(n, s)| (*n as u128 - 1) * *s as u128).sum();
         let end = slot.offset as u128 + (last + 1) * size as u128;

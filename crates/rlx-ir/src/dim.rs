@@ -18,11 +18,20 @@ enum Atom {
     FloorDiv(Dim, u64),
 }
 
+/// `coefficient × product of atoms`, atoms sorted.
+type Term = (Vec<Atom>, i64);
+
 /// A dimension.  `Dim::from(64)`, `Dim::sym("T")`, `Dim::sym("T") * 2 + 1`.
+///
+/// Most dimensions are constants, and graphs hold many: they take 16 bytes and no memory beside them.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct Dim {
-    /// Sum of `coefficient × product of atoms`; sorted, no zero coefficient, atoms sorted.
-    terms: Vec<(Vec<Atom>, i64)>,
+pub struct Dim(Repr);
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+enum Repr {
+    Const(i64),
+    /// A sum of terms: sorted, no zero coefficient, not a constant alone.
+    Sum(Arc<[Term]>),
 }
 
 /// Why a dimension has no value under some bindings.
@@ -76,21 +85,32 @@ impl Bindings {
 impl Dim {
     /// The symbol `name`.
     pub fn sym(name: impl Into<Sym>) -> Dim {
-        Dim { terms: vec![(vec![Atom::Sym(name.into())], 1)] }
+        Dim::atom(Atom::Sym(name.into()))
+    }
+
+    fn atom(atom: Atom) -> Dim {
+        Dim(Repr::Sum(Arc::new([(vec![atom], 1)])))
+    }
+
+    /// The terms of a sum; none for a constant.
+    fn sum(&self) -> &[Term] {
+        match &self.0 {
+            Repr::Const(_) => &[],
+            Repr::Sum(terms) => terms,
+        }
     }
 
     /// The value, when it has no symbols.
     pub fn as_const(&self) -> Option<usize> {
-        match self.terms.as_slice() {
-            [] => Some(0),
-            [(atoms, c)] if atoms.is_empty() => usize::try_from(*c).ok(),
-            _ => None,
+        match self.0 {
+            Repr::Const(c) => usize::try_from(c).ok(),
+            Repr::Sum(_) => None,
         }
     }
 
     /// The name, when it is a bare symbol.
     pub fn as_sym(&self) -> Option<&Sym> {
-        match self.terms.as_slice() {
+        match self.sum() {
             [(atoms, 1)] => match atoms.as_slice() {
                 [Atom::Sym(s)] => Some(s),
                 _ => None,
@@ -108,23 +128,26 @@ impl Dim {
             return Dim::from(v / (by.max(1) as usize));
         }
         // floor((c·A + B) / c) = A + floor(B / c): one form for equal lengths.
-        let Ok(c) = i64::try_from(by) else { return Dim { terms: vec![(vec![Atom::FloorDiv(self.clone(), by)], 1)] } };
+        let Ok(c) = i64::try_from(by) else { return Dim::atom(Atom::FloorDiv(self.clone(), by)) };
         let (mut whole, mut rest) = (vec![], vec![]);
-        for (atoms, k) in &self.terms {
-            let (q, r) = if atoms.is_empty() || k % c == 0 { (k.div_euclid(c), k.rem_euclid(c)) } else { (0, *k) };
+        for (atoms, k) in self.terms() {
+            let (q, r) = if atoms.is_empty() || k % c == 0 { (k.div_euclid(c), k.rem_euclid(c)) } else { (0, k) };
             whole.push((atoms.clone(), q));
-            rest.push((atoms.clone(), r));
+            rest.push((atoms, r));
         }
         let (whole, rest) = (Dim::from_terms(whole), Dim::from_terms(rest));
         if rest.as_const().is_some() {
             return whole; // what is left is below c
         }
-        whole + Dim { terms: vec![(vec![Atom::FloorDiv(rest, by)], 1)] }
+        whole + Dim::atom(Atom::FloorDiv(rest, by))
     }
 
     /// Number of terms of the expression.
     pub fn complexity(&self) -> usize {
-        self.terms.len()
+        match &self.0 {
+            Repr::Const(c) => usize::from(*c != 0),
+            Repr::Sum(terms) => terms.len(),
+        }
     }
 
     /// The value under `b`.
@@ -134,9 +157,12 @@ impl Dim {
     }
 
     fn eval_i128(&self, b: &Bindings) -> Result<i128, DimError> {
+        if let Repr::Const(c) = self.0 {
+            return Ok(c.into());
+        }
         let range = || DimError::OutOfRange(self.to_string());
         let mut sum = 0i128;
-        for (atoms, c) in &self.terms {
+        for (atoms, c) in self.sum() {
             let mut p = i128::from(*c);
             for a in atoms {
                 let v = match a {
@@ -152,7 +178,7 @@ impl Dim {
 
     /// Adds every symbol of the expression to `out`.
     pub fn symbols(&self, out: &mut std::collections::BTreeSet<Sym>) {
-        for a in self.terms.iter().flat_map(|t| &t.0) {
+        for a in self.sum().iter().flat_map(|t| &t.0) {
             match a {
                 Atom::Sym(s) => {
                     out.insert(s.clone());
@@ -162,12 +188,21 @@ impl Dim {
         }
     }
 
-    fn from_terms(mut terms: Vec<(Vec<Atom>, i64)>) -> Dim {
+    /// All terms, a constant's too.
+    fn terms(&self) -> Vec<Term> {
+        match &self.0 {
+            Repr::Const(0) => vec![],
+            Repr::Const(c) => vec![(vec![], *c)],
+            Repr::Sum(terms) => terms.to_vec(),
+        }
+    }
+
+    fn from_terms(mut terms: Vec<Term>) -> Dim {
         for t in &mut terms {
             t.0.sort();
         }
         terms.sort();
-        let mut out: Vec<(Vec<Atom>, i64)> = Vec::with_capacity(terms.len());
+        let mut out: Vec<Term> = Vec::with_capacity(terms.len());
         for (a, c) in terms {
             match out.last_mut() {
                 Some(last) if last.0 == a => last.1 = last.1.saturating_add(c),
@@ -175,13 +210,17 @@ impl Dim {
             }
         }
         out.retain(|t| t.1 != 0);
-        Dim { terms: out }
+        match out.as_slice() {
+            [] => Dim(Repr::Const(0)),
+            [(atoms, c)] if atoms.is_empty() => Dim(Repr::Const(*c)),
+            _ => Dim(Repr::Sum(out.into())),
+        }
     }
 }
 
 impl From<usize> for Dim {
     fn from(v: usize) -> Dim {
-        Dim { terms: if v == 0 { vec![] } else { vec![(vec![], i64::try_from(v).unwrap_or(i64::MAX))] } }
+        Dim(Repr::Const(i64::try_from(v).unwrap_or(i64::MAX)))
     }
 }
 impl From<i32> for Dim {
@@ -202,25 +241,33 @@ impl From<&Dim> for Dim {
 
 impl<D: Into<Dim>> Add<D> for Dim {
     type Output = Dim;
-    fn add(mut self, rhs: D) -> Dim {
-        self.terms.extend(rhs.into().terms);
-        Dim::from_terms(self.terms)
+    fn add(self, rhs: D) -> Dim {
+        let rhs = rhs.into();
+        if let (Repr::Const(a), Repr::Const(b)) = (&self.0, &rhs.0) {
+            return Dim(Repr::Const(a.saturating_add(*b)));
+        }
+        let mut terms = self.terms();
+        terms.extend(rhs.terms());
+        Dim::from_terms(terms)
     }
 }
 impl<D: Into<Dim>> Sub<D> for Dim {
     type Output = Dim;
-    fn sub(mut self, rhs: D) -> Dim {
-        self.terms.extend(rhs.into().terms.into_iter().map(|(a, c)| (a, c.saturating_neg())));
-        Dim::from_terms(self.terms)
+    fn sub(self, rhs: D) -> Dim {
+        self + rhs.into() * Dim(Repr::Const(-1))
     }
 }
 impl<D: Into<Dim>> Mul<D> for Dim {
     type Output = Dim;
     fn mul(self, rhs: D) -> Dim {
         let rhs = rhs.into();
-        let mut terms = Vec::new();
-        for (a, c) in &self.terms {
-            for (b, d) in &rhs.terms {
+        if let (Repr::Const(a), Repr::Const(b)) = (&self.0, &rhs.0) {
+            return Dim(Repr::Const(a.saturating_mul(*b)));
+        }
+        let (left, right) = (self.terms(), rhs.terms());
+        let mut terms = Vec::with_capacity(left.len() * right.len());
+        for (a, c) in &left {
+            for (b, d) in &right {
                 terms.push((a.iter().chain(b).cloned().collect(), c.saturating_mul(*d)));
             }
         }
@@ -235,11 +282,11 @@ impl std::iter::Product for Dim {
 
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.terms.is_empty() {
-            return f.write_str("0");
+        if let Repr::Const(c) = self.0 {
+            return write!(f, "{c}");
         }
         // Symbols before the constant: `2*T+1`.
-        let (consts, rest): (Vec<_>, Vec<_>) = self.terms.iter().partition(|t| t.0.is_empty());
+        let (consts, rest): (Vec<_>, Vec<_>) = self.sum().iter().partition(|t| t.0.is_empty());
         for (i, (atoms, c)) in rest.into_iter().chain(consts).enumerate() {
             if *c < 0 {
                 f.write_str("-")?;
@@ -384,6 +431,11 @@ impl Parser<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dimension_is_two_words() {
+        assert_eq!(size_of::<Dim>(), 16);
+    }
 
     #[test]
     fn algebra_is_canonical_and_prints_back() {

@@ -43,8 +43,8 @@ pub enum Def {
 pub struct ValueInfo {
     /// Where it comes from.
     pub def: Def,
-    /// Its type.
-    pub ty: Type,
+    /// Its type, shared with other values of it where that is known.
+    pub ty: Arc<Type>,
 }
 
 /// An op applied to values.
@@ -110,20 +110,20 @@ impl Graph {
     }
 
     /// Adds a value.
-    pub fn add_value(&mut self, def: Def, ty: Type) -> ValueId {
-        self.values.push(ValueInfo { def, ty });
+    pub fn add_value(&mut self, def: Def, ty: impl Into<Arc<Type>>) -> ValueId {
+        self.values.push(ValueInfo { def, ty: ty.into() });
         ValueId(self.values.len() as u32 - 1)
     }
 
     /// Adds a graph input.
-    pub fn add_input(&mut self, name: impl Into<Arc<str>>, ty: Type) -> ValueId {
+    pub fn add_input(&mut self, name: impl Into<Arc<str>>, ty: impl Into<Arc<Type>>) -> ValueId {
         let v = self.add_value(Def::Input(self.inputs.len() as u32), ty);
         self.inputs.push((name.into(), v));
         v
     }
 
     /// Adds a parameter, or returns the one of that name.
-    pub fn add_param(&mut self, name: &str, ty: Type) -> ValueId {
+    pub fn add_param(&mut self, name: &str, ty: impl Into<Arc<Type>>) -> ValueId {
         if let Some(p) = self.params.iter().find(|p| &*p.name == name) {
             return p.value;
         }
@@ -131,14 +131,14 @@ impl Graph {
     }
 
     /// Adds a parameter whose name is known to be new.
-    pub(crate) fn push_param(&mut self, name: Arc<str>, ty: Type) -> ValueId {
+    pub(crate) fn push_param(&mut self, name: Arc<str>, ty: impl Into<Arc<Type>>) -> ValueId {
         let value = self.add_value(Def::Param(self.params.len() as u32), ty);
         self.params.push(Param { name, value });
         value
     }
 
     /// Adds a state, or returns the one of that name.
-    pub fn add_state(&mut self, name: &str, ty: Type) -> ValueId {
+    pub fn add_state(&mut self, name: &str, ty: impl Into<Arc<Type>>) -> ValueId {
         if let Some(s) = self.states.iter().find(|s| &*s.0 == name) {
             return s.1;
         }
@@ -146,14 +146,20 @@ impl Graph {
     }
 
     /// Adds a state whose name is known to be new.
-    pub(crate) fn push_state(&mut self, name: Arc<str>, ty: Type) -> ValueId {
+    pub(crate) fn push_state(&mut self, name: Arc<str>, ty: impl Into<Arc<Type>>) -> ValueId {
         let v = self.add_value(Def::State(self.states.len() as u32), ty);
         self.states.push((name, v));
         v
     }
 
     /// Adds a node whose output types are known; returns its outputs.
-    pub fn add_node(&mut self, op: Op, ins: &[ValueId], types: Vec<Type>, scope: Arc<str>) -> SmallVec<[ValueId; 2]> {
+    pub fn add_node<T: Into<Arc<Type>>>(
+        &mut self,
+        op: Op,
+        ins: &[ValueId],
+        types: impl IntoIterator<Item = T>,
+        scope: Arc<str>,
+    ) -> SmallVec<[ValueId; 2]> {
         let id = NodeId(self.nodes.len() as u32);
         let outs: SmallVec<[ValueId; 2]> =
             types.into_iter().enumerate().map(|(i, ty)| self.add_value(Def::Node(id, i as u32), ty)).collect();

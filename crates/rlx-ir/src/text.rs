@@ -15,8 +15,12 @@
 //!
 //! Attributes are the op's fields as JSON values.  One statement a line.
 
-use crate::graph::{Graph, ValueId};
+mod attributes;
+
+use crate::graph::{Def, Graph, ValueId};
 use crate::{Op, Type};
+use attributes::Attributes;
+use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -96,8 +100,10 @@ fn attributes(op: &Op) -> String {
 const MAX_LINE: usize = 1 << 20;
 
 /// Parses the text form.  The result is not verified: see [`crate::verify::verify`].
+///
+/// The graph takes no more memory than four times the text, and a million nodes less than a second.
 pub fn parse(text: &str) -> Result<Graph, ParseError> {
-    let mut p = Parser { g: Graph::default(), ids: HashMap::new(), names: HashSet::new(), scope: "".into() };
+    let mut p = Parser::with_room(text);
     let (mut open, mut closed) = (false, false);
     let mut next = 0;
     for (i, line) in text.split_inclusive('\n').enumerate() {
@@ -107,7 +113,7 @@ pub fn parse(text: &str) -> Result<Graph, ParseError> {
         if line.len() > MAX_LINE {
             return Err(at(format!("is longer than {MAX_LINE} bytes")));
         }
-        let line = line.trim();
+        let line = line.trim_ascii();
         if line.is_empty() || line.starts_with("//") {
             continue;
         }
@@ -137,17 +143,116 @@ fn shortened(mut why: String) -> String {
     why.replace(|c: char| c.is_control(), "?")
 }
 
-struct Parser {
+/// Values by the numbers that a text gives them: a table for numbers as they are printed, in order from 0, and a map
+/// for those that lie far outside.
+struct Numbers {
+    table: Vec<ValueId>,
+    /// Numbers that the table may hold.
+    dense: usize,
+    sparse: HashMap<u32, ValueId>,
+}
+
+impl Numbers {
+    const NONE: ValueId = ValueId(u32::MAX);
+
+    fn get(&self, number: u32) -> Option<ValueId> {
+        match self.table.get(number as usize) {
+            Some(v) => Some(*v).filter(|v| *v != Self::NONE),
+            None => self.sparse.get(&number).copied(),
+        }
+    }
+
+    fn define(&mut self, number: u32, v: ValueId) -> Result<(), String> {
+        if self.get(number).is_some() {
+            return Err(format!("%{number} is defined twice"));
+        }
+        let at = number as usize;
+        if at >= self.dense {
+            self.sparse.insert(number, v);
+            return Ok(());
+        }
+        if at >= self.table.len() {
+            self.table.resize(at + 1, Self::NONE);
+        }
+        self.table[at] = v;
+        Ok(())
+    }
+}
+
+/// What was parsed before, by its text: graphs repeat few ops and types many times.
+struct Seen<K, T> {
+    all: HashMap<K, T>,
+    last: Option<(K, T)>,
+}
+
+impl<K: std::hash::Hash + Eq + Copy, T: Clone> Seen<K, T> {
+    /// A text of ever new ones is not remembered whole.
+    const MOST: usize = 128;
+
+    fn new() -> Self {
+        Seen { all: HashMap::new(), last: None }
+    }
+
+    fn get(&mut self, key: K, parse: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+        match &self.last {
+            Some((k, known)) if *k == key => return Ok(known.clone()),
+            _ => {}
+        }
+        let value = match self.all.get(&key) {
+            Some(known) => known.clone(),
+            None => {
+                let new = parse()?;
+                if self.all.len() < Self::MOST {
+                    self.all.insert(key, new.clone());
+                }
+                new
+            }
+        };
+        self.last = Some((key, value.clone()));
+        Ok(value)
+    }
+}
+
+struct Parser<'t> {
     g: Graph,
-    /// Printed number → value.
-    ids: HashMap<u32, ValueId>,
+    ids: Numbers,
     /// Names of parameters and states: looked up for each of them.
     names: HashSet<Arc<str>>,
     scope: Arc<str>,
+    /// By name and attributes.
+    ops: Seen<(&'t str, &'t str), Op>,
+    types: Seen<&'t str, Arc<Type>>,
 }
 
-impl Parser {
-    fn header(&mut self, line: &str) -> Result<(), String> {
+impl<'t> Parser<'t> {
+    /// A parser with as much room as the statements of `text` can need: lists that double while they grow would hold
+    /// three times that.
+    fn with_room(text: &str) -> Self {
+        /// The shortest line that defines something, such as `%1 = sort %0 : f32[]`, in whole tens.
+        const SHORTEST: usize = 20;
+        let (mut inputs, mut nodes, mut params, mut states) = (0, 0, 0, 0);
+        for line in text.split('\n').filter(|l| l.len() >= SHORTEST) {
+            match line.trim_ascii_start().as_bytes() {
+                [b'f', header @ ..] => inputs += header.iter().filter(|c| **c == b'%').count(),
+                [b'%', ..] => nodes += 1,
+                [b'p', ..] => params += 1,
+                [b's', b't', ..] => states += 1,
+                _ => {}
+            }
+        }
+        let values = inputs + nodes + params + states;
+        let mut g = Graph::default();
+        g.nodes.reserve_exact(nodes);
+        g.params.reserve_exact(params);
+        g.states.reserve_exact(states);
+        g.values.reserve_exact(values);
+        // Room for numbers beyond that: nodes with several results have more of them than lines.
+        let ids = Numbers { table: Vec::with_capacity(values), dense: values + text.len() / 16, sparse: HashMap::new() };
+        let names = HashSet::with_capacity(params + states);
+        Parser { g, ids, names, scope: "".into(), ops: Seen::new(), types: Seen::new() }
+    }
+
+    fn header(&mut self, line: &'t str) -> Result<(), String> {
         let rest = line.strip_prefix("func @").and_then(|l| l.strip_suffix(") {"));
         let (name, mut args) = rest.and_then(|r| r.split_once('(')).ok_or("expected `func @name(…) {`")?;
         self.g.name = name.into();
@@ -155,8 +260,9 @@ impl Parser {
             let (number, after) = number(args.trim_start())?;
             let (name, after) = after.split_once(':').ok_or("expected `%n name: type`")?;
             let end = after.find(']').ok_or("expected a type")? + 1;
-            let v = self.g.add_input(name.trim(), after[..end].trim().parse()?);
-            self.define(number, v)?;
+            let ty = self.ty(&after[..end])?;
+            let v = self.g.add_input(name.trim(), ty);
+            self.ids.define(number, v)?;
             args = after[end..].trim_start().strip_prefix(',').unwrap_or(&after[end..]);
             if args.trim() == after.trim() {
                 return Err("expected `,` or `)`".into());
@@ -165,99 +271,113 @@ impl Parser {
         Ok(())
     }
 
-    fn define(&mut self, number: u32, v: ValueId) -> Result<(), String> {
-        match self.ids.insert(number, v) {
-            None => Ok(()),
-            Some(_) => Err(format!("%{number} is defined twice")),
+    fn ty(&mut self, text: &'t str) -> Result<Arc<Type>, String> {
+        let text = text.trim_ascii();
+        self.types.get(text, || text.parse::<Type>().map(Arc::new))
+    }
+
+    fn value(&self, n: u32) -> Result<ValueId, String> {
+        self.ids.get(n).ok_or_else(|| format!("%{n} is used before it is defined"))
+    }
+
+    /// `%12` and nothing else.
+    fn lone_value(&self, s: &str) -> Result<ValueId, String> {
+        match numbers(s)?.as_slice() {
+            [n] => self.value(*n),
+            other => Err(format!("{} values, expected one", other.len())),
         }
     }
 
-    fn value(&self, s: &str) -> Result<(ValueId, String), String> {
-        let (n, rest) = number(s.trim())?;
-        let v = self.ids.get(&n).ok_or_else(|| format!("%{n} is used before it is defined"))?;
-        Ok((*v, rest.trim().to_owned()))
-    }
-
-    fn statement(&mut self, line: &str) -> Result<(), String> {
+    fn statement(&mut self, line: &'t str) -> Result<(), String> {
+        if line.starts_with('%') {
+            return self.node(line);
+        }
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
             "scope" => self.scope = rest.trim().into(),
             "param" | "state" => {
                 let (n, after) = number(rest)?;
                 let (name, ty) = after.split_once(": ").ok_or("expected `%n name: type`")?;
-                let (name, ty) = (name.trim(), ty.parse::<Type>()?);
-                let name: Arc<str> = name.into();
+                let (name, ty) = (Arc::<str>::from(name.trim()), self.ty(ty)?);
                 if !self.names.insert(name.clone()) {
                     return Err(format!("{name} is declared twice"));
                 }
                 let v = if word == "param" { self.g.push_param(name, ty) } else { self.g.push_state(name, ty) };
-                self.define(n, v)?;
+                self.ids.define(n, v)?;
             }
             "update" => {
                 let (s, v) = rest.split_once('=').ok_or("expected `update %state = %value`")?;
-                let (state, v) = (self.value(s)?.0, self.value(v)?.0);
-                let n = self.g.states.iter().position(|s| s.1 == state).ok_or("update of a value that is no state")?;
-                self.g.updates.push((n as u32, v));
+                let (state, v) = (self.lone_value(s)?, self.lone_value(v)?);
+                let Def::State(n) = self.g.values[state.index()].def else { return Err("update of a value that is no state".into()) };
+                self.g.updates.push((n, v));
             }
             "return" | "tap" => {
-                let (v, name) = self.value(rest)?;
+                let (n, name) = number(rest.trim_ascii_start())?;
+                let v = self.value(n)?;
                 let list = if word == "return" { &mut self.g.outputs } else { &mut self.g.taps };
-                list.push((name.into(), v));
+                list.push((name.trim().into(), v));
             }
-            _ => self.node(line)?,
+            _ => return Err("expected `%n = …`, scope, param, state, update, return or tap".into()),
         }
         Ok(())
     }
 
-    fn node(&mut self, line: &str) -> Result<(), String> {
-        let (outs, rest) = line.split_once(" = ").ok_or("expected `%n = op %a, %b {attributes} : type`")?;
-        let (rest, types) = rest.rsplit_once(" : ").ok_or("expected ` : type` at the end")?;
-        let (name, rest) = rest.trim().split_once(' ').unwrap_or((rest.trim(), ""));
-        let (ins, attrs) = match rest.split_once('{') {
-            Some((ins, a)) => (ins, a.trim().strip_suffix('}').ok_or("expected `}` after the attributes")?),
+    fn node(&mut self, line: &'t str) -> Result<(), String> {
+        let (outs, rest) = cut(line, b'=').ok_or("expected `%n = op %a, %b {attributes} : type`")?;
+        let (rest, types) = rest.rsplit_once(':').ok_or("expected ` : type` at the end")?;
+        let rest = rest.trim_ascii();
+        let (name, rest) = cut(rest, b' ').unwrap_or((rest, ""));
+        let (ins, attrs) = match cut(rest, b'{') {
+            Some((ins, a)) => (ins, a.trim_ascii().strip_suffix('}').ok_or("expected `}` after the attributes")?),
             None => (rest, ""),
         };
-        let op = Op::from_attributes(name, json_attributes(attrs)?)?;
-        let ins = ins.split(',').map(str::trim).filter(|s| !s.is_empty());
-        let ins = ins.map(|s| self.value(s).map(|v| v.0)).collect::<Result<Vec<_>, _>>()?;
-        let types = types.split(';').map(|t| t.parse::<Type>()).collect::<Result<Vec<_>, _>>()?;
-        let numbers = outs.split(',').map(|s| number(s.trim()).map(|n| n.0)).collect::<Result<Vec<_>, _>>()?;
-        if numbers.len() != types.len() {
-            return Err(format!("{} results and {} types", numbers.len(), types.len()));
+        let op = self.ops.get((name, attrs), || Op::from_attributes(name, Attributes::new(attrs)))?;
+        let mut operands: SmallVec<[ValueId; 4]> = SmallVec::new();
+        for n in numbers(ins)? {
+            operands.push(self.value(n)?);
         }
-        let made = self.g.add_node(op, &ins, types, self.scope.clone());
-        numbers.into_iter().zip(made).try_for_each(|(n, v)| self.define(n, v))
+        let mut results: SmallVec<[Arc<Type>; 2]> = SmallVec::new();
+        let mut rest = Some(types);
+        while let Some(types) = rest {
+            let (ty, more) = cut(types, b';').map_or((types, None), |(ty, more)| (ty, Some(more)));
+            results.push(self.ty(ty)?);
+            rest = more;
+        }
+        let outs = numbers(outs)?;
+        if outs.len() != results.len() {
+            return Err(format!("{} results and {} types", outs.len(), results.len()));
+        }
+        let made = self.g.add_node(op, &operands, results, self.scope.clone());
+        outs.into_iter().zip(made).try_for_each(|(n, v)| self.ids.define(n, v))
     }
+}
+
+/// The text before and after the first `at`, an ASCII character.  Faster on short texts than the search of `str`.
+fn cut(s: &str, at: u8) -> Option<(&str, &str)> {
+    let i = s.bytes().position(|b| b == at)?;
+    Some((&s[..i], &s[i + 1..]))
+}
+
+/// `%12, %13` → [12, 13].
+fn numbers(list: &str) -> Result<SmallVec<[u32; 4]>, String> {
+    let mut found = SmallVec::new();
+    let mut rest = list.trim_ascii();
+    while !rest.is_empty() {
+        let (n, after) = number(rest)?;
+        found.push(n);
+        rest = match after.strip_prefix(',') {
+            Some(more) => more.trim_ascii_start(),
+            None if after.is_empty() => after,
+            None => return Err(format!("expected `,` before `{}`", after.chars().take(20).collect::<String>())),
+        };
+    }
+    Ok(found)
 }
 
 /// `%12 rest` → (12, "rest").
 fn number(s: &str) -> Result<(u32, &str), String> {
     let digits = s.strip_prefix('%').ok_or_else(|| format!("expected `%number`, found `{}`", s.chars().take(20).collect::<String>()))?;
-    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let end = digits.bytes().position(|c| !c.is_ascii_digit()).unwrap_or(digits.len());
     let n = digits[..end].parse().map_err(|_| format!("`%{}` is not a value number", &digits[..end]))?;
-    Ok((n, digits[end..].trim_start()))
-}
-
-/// `a=1, b="x"` → a JSON object.  Values are JSON; keys are words.
-fn json_attributes(mut s: &str) -> Result<serde_json::Value, String> {
-    let mut map = serde_json::Map::new();
-    while !s.trim().is_empty() {
-        let (key, rest) = s.split_once('=').ok_or("expected `key=value` in the attributes")?;
-        let mut stream = serde_json::Deserializer::from_str(rest).into_iter::<serde_json::Value>();
-        let value = match stream.next() {
-            Some(Ok(v)) => v,
-            Some(Err(e)) => return Err(format!("attribute {}: {e}", key.trim())),
-            None => return Err(format!("attribute {} has no value", key.trim())),
-        };
-        let rest = rest[stream.byte_offset()..].trim_start();
-        if map.insert(key.trim().into(), value).is_some() {
-            return Err(format!("attribute {} is given twice", key.trim()));
-        }
-        s = match rest.strip_prefix(',') {
-            Some(r) => r,
-            None if rest.is_empty() => rest,
-            None => return Err("expected `,` between attributes".into()),
-        };
-    }
-    Ok(serde_json::Value::Object(map))
+    Ok((n, digits[end..].trim_ascii_start()))
 }

@@ -15,7 +15,7 @@ impl Shape {
 
     /// Whether the product of all dimensions stays a short expression; texts can claim shapes of which it does not.
     pub fn is_manageable(&self) -> bool {
-        self.0.iter().try_fold(1usize, |n, d| n.checked_mul(d.complexity().max(1)).filter(|n| *n <= 1024)).is_some()
+        self.0.iter().try_fold(1usize, |n, d| n.checked_mul(d.complexity().max(1)).filter(|n| *n <= 128)).is_some()
     }
 
     /// Product of all dimensions.
@@ -115,19 +115,20 @@ impl std::str::FromStr for Type {
         if !dims.trim().is_empty() {
             shape.push(dims[from..].parse::<Dim>()?);
         }
-        if !Shape(shape.clone()).is_manageable() {
+        let shape = Shape(shape);
+        if !shape.is_manageable() {
             return Err(format!("the dimensions of `{s}` are too complicated"));
         }
         let head = head.trim();
         if head == "segments" {
-            let [count, tokens] = <[Dim; 2]>::try_from(shape).map_err(|_| bad())?;
+            let [count, tokens] = <[Dim; 2]>::try_from(shape.0).map_err(|_| bad())?;
             return Ok(Type::Segments { count, tokens });
         }
         let ty = match head.split_once(' ') {
-            Some(("cache", d)) => Type::Cache(d.trim().parse()?, Shape(shape)),
-            Some(("state", d)) => Type::State(d.trim().parse()?, Shape(shape)),
+            Some(("cache", d)) => Type::Cache(d.trim().parse()?, shape),
+            Some(("state", d)) => Type::State(d.trim().parse()?, shape),
             Some(_) => return Err(bad()),
-            None => Type::Tensor(head.parse()?, Shape(shape)),
+            None => Type::Tensor(head.parse()?, shape),
         };
         ty.check_blocks()?;
         Ok(ty)

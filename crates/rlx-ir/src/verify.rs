@@ -2,6 +2,7 @@
 
 use crate::graph::{Def, Graph, ValueId};
 use crate::{Dim, Sym, Type};
+use smallvec::SmallVec;
 use std::collections::{BTreeSet, HashSet};
 
 /// Problems reported of one graph; a graph of a million nodes may have as many.
@@ -35,34 +36,34 @@ pub fn verify(g: &Graph) -> Result<(), Vec<String>> {
     for (what, list) in [("input", &g.inputs), ("state", &g.states)] {
         for (i, (name, v)) in list.iter().enumerate() {
             let want = if what == "input" { Def::Input(i as u32) } else { Def::State(i as u32) };
-            check_def(g, &mut defined, &mut bad, &format!("{what} {name}"), *v, want);
+            check_def(g, &mut defined, &mut bad, &|| format!("{what} {name}"), *v, want);
         }
     }
     for (i, p) in g.params.iter().enumerate() {
-        check_def(g, &mut defined, &mut bad, &format!("param {}", p.name), p.value, Def::Param(i as u32));
+        check_def(g, &mut defined, &mut bad, &|| format!("param {}", p.name), p.value, Def::Param(i as u32));
     }
     for (i, node) in g.nodes.iter().enumerate() {
-        let at = format!("node {i} {}{}{}", node.op.name(), if node.scope.is_empty() { "" } else { " in " }, node.scope);
+        let at = || format!("node {i} {}{}{}", node.op.name(), if node.scope.is_empty() { "" } else { " in " }, node.scope);
         let mut usable = true;
         for v in &node.ins {
             if !in_range(*v) {
-                bad.push(format!("{at}: input %{} does not exist", v.0));
+                bad.push(format!("{}: input %{} does not exist", at(), v.0));
                 usable = false;
             } else if !defined[v.index()] {
-                bad.push(format!("{at}: input %{} is used before it is defined", v.0));
+                bad.push(format!("{}: input %{} is used before it is defined", at(), v.0));
                 usable = false;
             }
         }
         if usable {
-            let tys: Vec<&Type> = node.ins.iter().map(|v| g.ty(*v)).collect();
+            let tys: SmallVec<[&Type; 4]> = node.ins.iter().map(|v| g.ty(*v)).collect();
             match node.op.infer(&tys) {
-                Err(why) => bad.push(format!("{at}: {why}")),
+                Err(why) => bad.push(format!("{}: {why}", at())),
                 Ok(want) if want.len() != node.outs.len() => {
-                    bad.push(format!("{at}: has {} outputs, the op gives {}", node.outs.len(), want.len()));
+                    bad.push(format!("{}: has {} outputs, the op gives {}", at(), node.outs.len(), want.len()));
                 }
                 Ok(want) => {
                     for (v, ty) in node.outs.iter().zip(want).filter(|(v, ty)| in_range(**v) && g.ty(**v) != ty) {
-                        bad.push(format!("{at}: %{} is declared {}, the op gives {ty}", v.0, g.ty(*v)));
+                        bad.push(format!("{}: %{} is declared {}, the op gives {ty}", at(), v.0, g.ty(*v)));
                     }
                 }
             }
@@ -111,20 +112,20 @@ pub fn verify(g: &Graph) -> Result<(), Vec<String>> {
     if bad.first.is_empty() { Ok(()) } else { Err(bad.first) }
 }
 
-fn check_def(g: &Graph, defined: &mut [bool], bad: &mut Problems, at: &str, v: ValueId, want: Def) {
+fn check_def(g: &Graph, defined: &mut [bool], bad: &mut Problems, at: &dyn Fn() -> String, v: ValueId, want: Def) {
     match g.values.get(v.index()) {
-        None => bad.push(format!("{at}: %{} does not exist", v.0)),
-        Some(_) if defined[v.index()] => bad.push(format!("{at}: %{} is defined twice", v.0)),
+        None => bad.push(format!("{}: %{} does not exist", at(), v.0)),
+        Some(_) if defined[v.index()] => bad.push(format!("{}: %{} is defined twice", at(), v.0)),
         Some(info) => {
             defined[v.index()] = true;
             if info.def != want {
-                bad.push(format!("{at}: %{} says it is {:?}, not {want:?}", v.0, info.def));
+                bad.push(format!("{}: %{} says it is {:?}, not {want:?}", at(), v.0, info.def));
             }
             if let Err(why) = info.ty.check_blocks() {
-                bad.push(format!("{at}: {why}"));
+                bad.push(format!("{}: {why}", at()));
             }
-            if info.ty == Type::Poison {
-                bad.push(format!("{at}: %{} has no type", v.0));
+            if *info.ty == Type::Poison {
+                bad.push(format!("{}: %{} has no type", at(), v.0));
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use super::rewrite::Rewrite;
 use rlx_ir::graph::ValueId;
-use rlx_ir::ops::{Binary, BinaryOp, Broadcast, Cast, Constant, Permute, Reshape, Select, Slice, Unary, UnaryOp};
+use rlx_ir::ops::{Binary, BinaryOp, Cast, Constant, Permute, Select, Slice, Unary, UnaryOp};
 use rlx_ir::{DType, Dim, Graph, Op};
 
 /// What a rule makes of a node.
@@ -49,8 +49,8 @@ fn rule(r: &Rewrite, i: usize) -> Option<Rule> {
     let node = &r.graph.nodes[i];
     let ins = &node.ins;
     match &node.op {
-        Op::Reshape(Reshape { shape }) => movement(r, ins[0], shape, |inner| matches!(inner, Op::Reshape(_)), &node.op),
-        Op::Broadcast(Broadcast { shape }) => movement(r, ins[0], shape, |inner| matches!(inner, Op::Broadcast(_)), &node.op),
+        Op::Reshape(to) => movement(r, ins[0], &to.shape, |inner| matches!(inner, Op::Reshape(_)), &node.op),
+        Op::Broadcast(to) => movement(r, ins[0], &to.shape, |inner| matches!(inner, Op::Broadcast(_)), &node.op),
         Op::Permute(p) => permute(r, ins[0], p),
         Op::Slice(s) => slice(r, ins[0], s),
         Op::Concat(_) if ins.len() == 1 => Some(Rule::Is(ins[0])),
@@ -181,8 +181,10 @@ fn select(r: &Rewrite, [c, a, b]: [ValueId; 3]) -> Option<Rule> {
     if let Some(c) = uniform(r, c) {
         return Some(Rule::Is(if c != 0.0 { a } else { b }));
     }
-    let (Op::Unary(Unary { op: UnaryOp::Not }), from) = def(r, c)? else { return None };
-    Some(Rule::Becomes(Select {}.into(), vec![from[0], b, a]))
+    match def(r, c)? {
+        (Op::Unary(u), from) if u.op == UnaryOp::Not => Some(Rule::Becomes(Select {}.into(), vec![from[0], b, a])),
+        _ => None,
+    }
 }
 
 /// An elementwise op broadcasts by itself: it reads through a broadcast that adds nothing.

@@ -20,7 +20,9 @@ impl Write for HashText {
 /// Merges equal nodes.  Nodes that write states stay, each a write of its own.
 pub fn run(graph: Graph) -> Graph {
     let mut r = Rewrite::new(graph);
-    let mut seen: HashMap<u64, Vec<usize>> = HashMap::new();
+    // The latest node of each hash, and for every node the one before it of the same hash.
+    let mut latest: HashMap<u64, usize> = HashMap::with_capacity(r.len());
+    let mut earlier: Vec<Option<usize>> = vec![None; r.len()];
     for i in 0..r.len() {
         r.resolve_inputs(i);
         let node = &r.graph.nodes[i];
@@ -31,13 +33,10 @@ pub fn run(graph: Graph) -> Graph {
         // Writing to a hasher does not fail.
         let _ = write!(h, "{:?}", node.op);
         node.ins.iter().for_each(|v| v.0.hash(&mut h.0));
-        let same = seen.entry(h.0.finish()).or_default();
-        let first = same.iter().copied().find(|k| {
-            let other = &r.graph.nodes[*k];
-            other.op == node.op && other.ins == node.ins
-        });
-        let Some(first) = first else {
-            same.push(i);
+        let hash = h.0.finish();
+        let equal = |k: &usize| r.graph.nodes[*k].op == node.op && r.graph.nodes[*k].ins == node.ins;
+        let Some(first) = std::iter::successors(latest.get(&hash).copied(), |k| earlier[*k]).find(equal) else {
+            earlier[i] = latest.insert(hash, i);
             continue;
         };
         for k in 0..r.graph.nodes[i].outs.len() {

@@ -23,7 +23,7 @@ pub fn run(graph: Graph) -> Graph {
     let mut groups: Vec<Vec<usize>> = vec![];
     let mut by_input: HashMap<(ValueId, Arc<str>), usize> = HashMap::new();
     for (i, node) in r.graph.nodes.iter().enumerate() {
-        if !matches!(&node.op, Op::Linear(l) if *l == Linear::plain(1)) {
+        if !matches!(&node.op, Op::Linear(l) if **l == Linear::plain(1)) {
             continue;
         }
         let group = *by_input.entry((node.ins[0], node.scope.clone())).or_insert(groups.len());

@@ -15,7 +15,7 @@ pub fn run(graph: Graph) -> Graph {
         let (cache, rows, seg) = (node.ins[0], node.ins[1], node.ins[2]);
         let Some((at, rotation)) = r.producer(rows).filter(|_| uses[rows.index()] == 1) else { continue };
         let Op::Rope(rope) = &rotation.op else { continue };
-        let (op, ins) = (RopeAppend { rope: rope.clone() }, [cache, rotation.ins[0], rotation.ins[1], seg]);
+        let (op, ins) = (RopeAppend { rope: (**rope).clone() }, [cache, rotation.ins[0], rotation.ins[1], seg]);
         r.set(i, op, &ins);
         r.kill(at);
     }

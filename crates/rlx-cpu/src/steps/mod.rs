@@ -275,7 +275,7 @@ pub(crate) fn step(g: &Graph, id: NodeId, mode: Mode, level: Level) -> Option<Bo
             let ins = ins.iter().map(|v| (*v, of(*v) == DType::Bool)).collect();
             Box::new(FusedStep { level, steps: p.steps.clone(), ins, y })
         }
-        Op::Constant(c) => Box::new(ConstantStep { op: c.clone(), y }),
+        Op::Constant(c) => Box::new(ConstantStep { op: (**c).clone(), y }),
         Op::Iota(i) => Box::new(IotaStep { dtype: i.dtype, y }),
         Op::Reshape(_) | Op::Broadcast(_) => Box::new(CopyStep { size: size(y), x: ins[0], y, how: How::Flat }),
         Op::Permute(p) => Box::new(CopyStep { size: size(y), x: ins[0], y, how: How::Permute(p.axes.clone()) }),
@@ -336,7 +336,7 @@ pub(crate) fn step(g: &Graph, id: NodeId, mode: Mode, level: Level) -> Option<Bo
                 values: ins[2],
                 seg: ins[seg?],
                 sinks: sinks.map(|i| ins[i]),
-                op: a.clone(),
+                op: (**a).clone(),
                 y,
             })
         }
@@ -377,14 +377,14 @@ fn more(g: &Graph, id: NodeId, op: &Op, mode: Mode, level: Level) -> Option<Box<
         }
         Op::Sort(s) => Box::new(SortStep { descending: s.descending, dtype: of(y), x: ins[0], values: y, indices: n.outs[1] }),
         Op::TopK(s) => Box::new(TopKStep { k: s.k, dtype: of(y), x: ins[0], values: y, indices: n.outs[1] }),
-        Op::Cumsum(c) => Box::new(CumsumStep { op: c.clone(), dtype: of(y), x: ins[0], y }),
-        Op::Route(r) => Box::new(RouteStep { op: r.clone(), logits: ins[0], bias: ins.get(1).copied(), weights: y, ids: n.outs[1] }),
+        Op::Cumsum(c) => Box::new(CumsumStep { op: (**c).clone(), dtype: of(y), x: ins[0], y }),
+        Op::Route(r) => Box::new(RouteStep { op: (**r).clone(), logits: ins[0], bias: ins.get(1).copied(), weights: y, ids: n.outs[1] }),
         Op::ExpertLinear(_) => {
             let Type::Tensor(_, shape) = g.ty(ins[1]) else { return None };
             let (experts, each) = (shape.0[0].as_const()?, matrix_of(g, ins[1], mode, level));
             Box::new(ExpertStep { node: id, name: at(n), experts, each, x: ins[0], weight: ins[1], ids: typed(2)?, bias: typed(3), y })
         }
-        Op::Conv(c) => Box::new(ConvStep { node: id, level, op: c.clone(), x: ins[0], weight: typed(1)?, bias: typed(2), y }),
+        Op::Conv(c) => Box::new(ConvStep { node: id, level, op: (**c).clone(), x: ins[0], weight: typed(1)?, bias: typed(2), y }),
         Op::StateRead(_) => Box::new(StateStep { name: at(n), read: true, size: size(y), state: ins[0], seg: ins[1], value: y }),
         Op::StateWrite(_) => {
             Box::new(StateStep { name: at(n), read: false, size: size(ins[1]), state: ins[0], seg: ins[2], value: ins[1] })
@@ -407,7 +407,7 @@ fn more(g: &Graph, id: NodeId, op: &Op, mode: Mode, level: Level) -> Option<Box<
         }),
         Op::GatedDeltaRule(o) => Box::new(GatedDeltaStep {
             level,
-            op: o.clone(),
+            op: (**o).clone(),
             q: ins[0],
             k: ins[1],
             v: ins[2],

@@ -5,7 +5,7 @@
 
 use crate::interp::{EvalCx, EvalError, Value};
 use crate::{Inferred, Samples, Type, Val};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// What an op is.  Implemented once per op, dispatched by [`Op`].
 pub trait OpDef: Clone + std::fmt::Debug + PartialEq + Serialize + DeserializeOwned {
@@ -36,12 +36,12 @@ macro_rules! ops {
     ($($module:ident :: $name:ident),* $(,)?) => {
         $(pub mod $module; #[doc(inline)] pub use $module::$name;)*
 
-        /// Every op.
+        /// Every op.  Boxed, so that the size of a node is not that of the largest op.
         #[derive(Clone, PartialEq, Debug)]
         #[allow(missing_docs)] // each variant is documented by its struct
-        pub enum Op { $($name($name)),* }
+        pub enum Op { $($name(Box<$name>)),* }
 
-        $(impl From<$name> for Op { fn from(op: $name) -> Op { Op::$name(op) } })*
+        $(impl From<$name> for Op { fn from(op: $name) -> Op { Op::$name(Box::new(op)) } })*
 
         impl Op {
             /// Name in the text form.
@@ -66,13 +66,13 @@ macro_rules! ops {
 
             /// The attributes as JSON, in field order.
             pub fn attributes(&self) -> serde_json::Value {
-                match self { $(Op::$name(op) => serde_json::to_value(op).unwrap_or_default()),* }
+                match self { $(Op::$name(op) => serde_json::to_value(&**op).unwrap_or_default()),* }
             }
 
             /// The op of this name with these attributes.
-            pub fn from_attributes(name: &str, attributes: serde_json::Value) -> Result<Op, String> {
+            pub fn from_attributes<'de, D: serde::Deserializer<'de>>(name: &str, attributes: D) -> Result<Op, String> {
                 match name {
-                    $(<$name as OpDef>::NAME => serde_json::from_value::<$name>(attributes).map(Op::from).map_err(|e| format!("{name}: {e}")),)*
+                    $(<$name as OpDef>::NAME => $name::deserialize(attributes).map(Op::from).map_err(|e| format!("{name}: {e}")),)*
                     other => Err(format!("unknown op `{other}`; nearest: {}", nearest(other).unwrap_or("none"))),
                 }
             }
