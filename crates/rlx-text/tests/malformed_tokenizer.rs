@@ -1,13 +1,16 @@
 //! Hostile tokenizers: errors that name the field, under bounds on time and memory, each with a valid twin.
 //!
-//! Memory is bounded where a file is refused.  A file that is accepted costs what its tokenizer costs.
+//! A file that is refused stays within 64 KiB + 4 × its size.  One that is accepted costs what the tables of the
+//! `tokenizers` crate cost, which is bounded per byte of the file, and the automata of its patterns, which are bounded
+//! by a number.
 
 mod common;
 
 use common::{committed, json};
-use rlx_bounds::{Counting, bounded, quick};
+use rlx_bounds::{Counting, bounded, quick, within};
 use rlx_text::{GgufVocab, TextStream, Tokenizer};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -161,8 +164,98 @@ fn tokenizer_26_nested_quantifiers() {
         let ids = quick(|| tokenizer.encode(&text, false)).expect("encodes");
         assert_eq!(tokenizer.decode(&ids, false).expect("decodes"), text);
     }
+    for bad in [r"\p{L}{100}", r"\w{1000}", r"(?=\p{L}{60})a|(?=\p{L}{60})b"] {
+        refused_pattern(bad, &["pattern", "at byte ", "automaton of more than 1048576 bytes"]);
+    }
     for bad in ["(a+)+(?!b)", "(?=(a*)*b)", r"(a+a+)+\1", "(?>x)(a*)*b", "(?:(?:a{100}){100}){100}"] {
         refused_json(&with_pattern(bad), &["pattern", "line"]);
+    }
+}
+
+/// A pattern may need what the automata of all patterns may need before it is refused for that.
+fn refused_pattern(pattern: &str, parts: &[&str]) {
+    let bytes = with_pattern(pattern);
+    let message = within(AUTOMATA + 4 * bytes.len(), SECOND, || Tokenizer::from_bytes(&bytes)).expect_err("refused").to_string();
+    assert!(parts.iter().all(|p| message.contains(p)), "{message:?} does not say {parts:?}");
+}
+
+/// Bytes while the patterns of a file are built: six times the mebibyte that their automata may have.
+const AUTOMATA: usize = 6 << 20;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Patterns that are accepted, at the limits of what is.
+#[test]
+fn tokenizer_26_accepted_patterns_need_little() {
+    let looks = "(?=^)".repeat(12) + "a";
+    let alternatives = [r"\p{L}"; 8].join("|");
+    for pattern in ["(a+)+", r"(?<=a)b", r"\p{L}{10}", r"\w{8}", &"^".repeat(1024), &"a".repeat(1024), "a{4096}", &looks, &alternatives] {
+        let bytes = with_pattern(pattern);
+        // The vocabulary of the fixture has its part.
+        let tokenizer = within(AUTOMATA + 24 * bytes.len(), SECOND, || loads(&bytes));
+        let text = "^".repeat(1 << 20);
+        assert!(quick(|| tokenizer.encode(&text, false)).is_ok(), "{pattern}");
+    }
+    refused_pattern(&"(?=^)".repeat(13), &["pattern", "beyond the 12"]);
+    // As many patterns as one likes are no way around it.
+    let splits = |n: usize, pattern: &str| {
+        let split = json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+        let mut v = qwen2();
+        v["pre_tokenizer"] = json!({ "type": "Sequence", "pretokenizers": vec![split; n] });
+        v.to_string().into_bytes()
+    };
+    loads(&splits(4, r"\p{L}+"));
+    let many = splits(1000, r"\p{L}+");
+    let message = within(AUTOMATA + 4 * many.len(), SECOND, || Tokenizer::from_bytes(&many)).expect_err("refused").to_string();
+    assert!(message.contains("for all patterns together"), "{message}");
+}
+
+/// Room that the `tokenizers` crate makes for ten thousand words of a unigram model before it has seen one.
+const CACHE: usize = 896 << 10;
+
+/// The tables of the `tokenizers` crate, in bytes per byte of the file.  Tokens are kept as keys of two hash maps, of
+/// strings of 24 bytes each; a unigram model has a trie with a hash map at every node, of which a byte of a token can
+/// make one; added tokens are found by an Aho-Corasick automaton, with a state for every byte.
+#[test]
+fn tokenizer_27_accepted_vocabularies_are_bounded_per_byte() {
+    let words = |n: usize| (0..n).map(|i| format!("{i:x}")).chain(["<unk>".to_owned()]);
+    let numbered = |words: &mut dyn Iterator<Item = String>| -> Value {
+        words.zip(0u32..).map(|(w, id)| (w, json!(id))).collect::<serde_json::Map<_, _>>().into()
+    };
+    let scored = |words: &mut dyn Iterator<Item = String>| words.map(|w| json!([w, -1])).collect::<Vec<_>>();
+    let added = |words: &mut dyn Iterator<Item = String>| -> Vec<Value> {
+        words.zip(2u32..).map(|(w, id)| json!({ "id": id, "content": w, "special": true, "normalized": false, "lstrip": false, "rstrip": false, "single_word": false })).collect()
+    };
+    let han = |i: usize| char::from_u32(0x4e00 + i as u32).expect("a character").to_string();
+    for n in [100usize, 1000, 10_000] {
+        let two = || json!({ "type": "WordLevel", "vocab": { "a": 0, "<unk>": 1 }, "unk_token": "<unk>" });
+        let side = n.isqrt();
+        let mut pairs = (0..side).flat_map(|i| (0..side).map(move |k| (i, k)));
+        let merges: Vec<Value> = pairs.by_ref().map(|(i, k)| json!([han(i), han(k)])).collect();
+        let texts = merges.iter().map(|m| format!("{}{}", m[0].as_str().unwrap_or_default(), m[1].as_str().unwrap_or_default()));
+        let mut all = (0..side).map(han).chain(texts);
+        let files = [
+            ("WordLevel", 40, json!({ "model": { "type": "WordLevel", "vocab": numbered(&mut words(n)), "unk_token": "<unk>" } })),
+            ("BPE", 40, json!({ "model": { "type": "BPE", "vocab": numbered(&mut all), "merges": merges } })),
+            ("Unigram", 56, json!({ "model": { "type": "Unigram", "vocab": scored(&mut words(n)), "unk_id": 0 } })),
+            (
+                "Unigram of long tokens",
+                280,
+                json!({ "model": { "type": "Unigram", "unk_id": 0, "vocab": scored(&mut words(n / 10).map(|w| w + &"é".repeat(20))) } }),
+            ),
+            ("added tokens", 8, json!({ "added_tokens": added(&mut words(n).map(|w| format!("<{w}>"))), "model": two() })),
+            (
+                "long added tokens",
+                120,
+                json!({ "added_tokens": added(&mut words(n / 10).map(|w| w + &"xyzw".repeat(100))), "model": two() }),
+            ),
+        ];
+        for (kind, per_byte, file) in files {
+            let bytes = file.to_string().into_bytes();
+            let (_, cost) = rlx_bounds::measured(|| loads(&bytes));
+            let fixed = if kind.starts_with("Unigram") { 64 * 1024 + CACHE } else { 64 * 1024 };
+            assert!(cost.peak <= fixed + per_byte * bytes.len(), "{kind}, {n}: {} bytes of {}", cost.peak, bytes.len());
+            assert!(cost.took <= SECOND, "{kind}: {:?}", cost.took);
+        }
     }
 }
 
@@ -171,7 +264,7 @@ fn tokenizer_26_look_behind() {
     let tokenizer = loads(&with_pattern(r"(?<=a)b|[^ab]+"));
     assert_eq!(tokenizer.decode(&tokenizer.encode("abc", false).expect("encodes"), false).expect("decodes"), "abc");
     assert!(Tokenizer::from_bytes(&with_pattern(r"(?<=a")).is_err());
-    refused_json(&with_pattern(r"(?<=a+b*)c"), &["pattern"]);
+    refused_pattern(r"(?<=a+b*)c", &["pattern"]);
 }
 
 #[test]
@@ -179,6 +272,7 @@ fn tokenizer_26_a_megabyte_of_carets() {
     refused_json(&with_pattern(&"^".repeat(1 << 20)), &["1048576 bytes", "expected at most"]);
     refused_json(&with_pattern(&"(".repeat(10_000)), &["pattern"]);
     loads(&with_pattern(&"^".repeat(100)));
+    encodes_a_megabyte(&loads(qwen2().to_string().as_bytes()), "^");
     let vocab = common::gguf_vocab(committed("tokenizers/qwen2").join("tokenizer.gguf"));
     encodes_a_megabyte(&Tokenizer::from_gguf(&vocab).expect("sound"), "^");
 }
@@ -206,6 +300,9 @@ fn tokenizer_26_a_megabyte_of_spaces() {
     }
     let tokenizer = Tokenizer::from_gguf(&vocab).expect("sound");
     encodes_a_megabyte(&tokenizer, " ");
+    // The `tokenizers` crate merges them as one word, at 0.9 s for a megabyte; half of one leaves room on a busy machine.
+    let json = loads(qwen2().to_string().as_bytes());
+    quick(|| json.encode(&" ".repeat(1 << 19), false)).expect("encodes");
     encodes_a_megabyte(&tokenizer, "a");
     // Longer runs first: every merge makes a better one possible.
     vocab.scores.as_mut().expect("there").iter_mut().skip(7).for_each(|s| *s = -*s);

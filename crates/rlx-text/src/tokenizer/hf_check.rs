@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use serde_json::Value;
+
 use super::regex_check;
 use super::texts::Hash;
 use crate::{Result, TextError};
@@ -68,6 +70,7 @@ struct Seen {
     around: Vec<u64>,
     /// How many times longer replacements, one after the other, can make a text.
     growth: u64,
+    patterns: regex_check::Budget,
 }
 
 /// Largest growth by replacements that is believed; published tokenizers have 9 at most.
@@ -111,11 +114,19 @@ pub(super) fn check(json: &[u8]) -> Result<()> {
         unknown_id: None,
         around: Vec::new(),
         growth: 1,
+        patterns: regex_check::Budget::new(),
     };
     let mut reader = serde_json::Deserializer::from_slice(json);
     let walked = Walk { seen: &mut seen, at: At::Top }.deserialize(&mut reader).and_then(|()| reader.end());
     walked.map_err(|e| TextError::syntax("tokenizer.json", json, &e))?;
-    seen.finish().map_err(wrong)
+    let patterns = std::mem::replace(&mut seen.patterns, regex_check::Budget::new());
+    seen.finish().map_err(wrong)?;
+    patterns.build().map_err(|(pattern, why)| {
+        let spelled = Value::from(pattern.as_str()).to_string();
+        let at = json.windows(spelled.len()).position(|w| w == spelled.as_bytes());
+        let at = at.map(|at| format!(" at byte {at}")).unwrap_or_default();
+        wrong(format!("pattern `{}`{at}: {why}", shorten(&pattern)))
+    })
 }
 
 impl Seen {
@@ -275,7 +286,7 @@ impl Walk<'_> {
                         )));
                     }
                 }
-                Some(kind) => map.next_value_seed(Pattern { is_regex: kind == "Regex" })?,
+                Some(kind) => map.next_value_seed(Pattern { is_regex: kind == "Regex", budget: &mut self.seen.patterns })?,
                 None => map.next_value_seed(self.inner(At::Part { name, types }))?,
             }
         }
@@ -456,23 +467,24 @@ impl Visitor<'_> for Length {
 }
 
 /// A pattern that text is split at or replaced by.
-struct Pattern {
+struct Pattern<'b> {
     is_regex: bool,
+    budget: &'b mut regex_check::Budget,
 }
 
-impl<'de> DeserializeSeed<'de> for Pattern {
+impl<'de> DeserializeSeed<'de> for Pattern<'_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> std::result::Result<(), D::Error> {
         reader.deserialize_str(self)
     }
 }
 
-impl Visitor<'_> for Pattern {
+impl Visitor<'_> for Pattern<'_> {
     type Value = ();
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a pattern")
     }
     fn visit_str<E: Error>(self, text: &str) -> std::result::Result<(), E> {
-        regex_check::check(text, self.is_regex).map_err(|why| E::custom(format!("pattern `{}`: {why}", shorten(text))))
+        self.budget.take(text, self.is_regex).map_err(|why| E::custom(format!("pattern `{}`: {why}", shorten(text))))
     }
 }
