@@ -12,7 +12,7 @@ pub fn chat_template(data: &[u8]) {
     let data = String::from_utf8_lossy(data);
     let (source, messages) = data.split_once('\0').unwrap_or((&data, ""));
     let messages = messages_of(messages);
-    within(256 << 20, Duration::from_secs(10), || {
+    within(bytes(source, &messages), Duration::from_secs(5), || {
         let Ok(template) = ChatTemplate::new(source) else { return };
         let template = template.with_clock(1_700_000_000).with_variable("bos_token", "<s>").with_variable("eos_token", "</s>");
         let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]);
@@ -25,6 +25,26 @@ pub fn chat_template(data: &[u8]) {
             }
         }
     });
+}
+
+/// What four renderings, one after another, may hold at most: the tree and instructions of a template of nothing but
+/// short tags, the engine's values of the conversation, text thrice while it grows, and the frames of macros.
+fn bytes(source: &str, messages: &[Message]) -> usize {
+    let messages = json!(messages);
+    // With the names of the variables, the tool and the special tokens.
+    let conversation = messages.to_string().len() + 512;
+    let (items, depth) = (messages.as_array().map_or(0, Vec::len) + 1, depth(&messages).max(7));
+    let text = (8 << 10) + 4 * source.len() + conversation * (32 + 4 * items + 4 * depth);
+    let levels = (30 + 8 * depth + (source.len() + conversation) / 256).min(400) / 5;
+    (64 << 10) + 128 * source.len() + 8 * conversation + 3 * text.min(256 << 20) + (5 << 10) * levels
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 fn messages_of(text: &str) -> Vec<Message> {

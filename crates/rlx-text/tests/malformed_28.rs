@@ -1,29 +1,43 @@
 //! Hostile chat templates and odd conversations: each ends in an error, within a second and a bound on memory, and
 //! has a near-identical twin that renders.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::prelude::*;
-use rlx_bounds::{Counting, within};
+use rlx_bounds::{Counting, bounded, within};
 use rlx_text::{ChatTemplate, Message, TextError};
 use serde_json::{Map, Value, json};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What a small conversation may take at most: the texts of its budget, old and new, ...
-const MEMORY: usize = 6 << 20;
-/// ... and for each byte of a template its parts and their instructions.
-const PER_BYTE: usize = 64;
-
 fn messages() -> Vec<Message> {
     vec![Message::user("hi").with("n", 7)]
 }
 
+/// Bytes that the engine may hold for each byte of a sound template: its tree and its instructions, both while one is
+/// made of the other.  A template of nothing but `{{ 1 }}` takes 51.
+const SOUND_PER_BYTE: usize = 52;
+/// Bytes that the engine may hold for each level of macros that follow nested data down: its frames, of which it
+/// reserves 40 for each call.
+const PER_LEVEL: usize = 5 << 10;
+
+fn compute(source: &str, messages: &[Message], tools: Option<&Value>) -> Result<String, TextError> {
+    ChatTemplate::new(source).and_then(|t| t.render(messages, tools, true, &Map::new()))
+}
+
 fn render(source: &str, messages: &[Message]) -> Result<String, TextError> {
-    let input: usize = source.len() + messages.iter().map(|m| m.0.values().map(|v| v.to_string().len()).sum::<usize>()).sum::<usize>();
-    let compute = || ChatTemplate::new(source).and_then(|t| t.render(messages, None, true, &Map::new()));
-    within(MEMORY + PER_BYTE * input, Duration::from_secs(1), compute)
+    bounded(source.len() + json!(messages).to_string().len(), || compute(source, messages, None))
+}
+
+fn render_tools(source: &str, tools: &Value) -> Result<String, TextError> {
+    bounded(source.len() + tools.to_string().len(), || compute(source, &[], Some(tools)))
+}
+
+/// A template that may be a sound one, and a large one.
+fn render_sound(source: &str) -> Result<String, TextError> {
+    let messages = messages();
+    within((64 << 10) + SOUND_PER_BYTE * source.len(), Duration::from_secs(1), || compute(source, &messages, None))
 }
 
 /// `bad` fails with a message that has `part`; `good` renders `text`.
@@ -50,6 +64,24 @@ fn chat_template_28_recursion_through_macros() {
         "{% macro m(n) %}{{ n }}{{ m(n - 1) if n else '' }}{% endmacro %}{{ m(3) }}",
         "3210",
     );
+    // Data that is nested deep is followed down as deep, and endless recursion over it ends as well.
+    let endless = "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}";
+    let follow = "{% macro m(t) %}{{ t.type }}{% for k, v in (t.properties or {}).items() %} {{ k }}: {{ m(v) }}{% endfor %}{% endmacro %}\
+        {{ m(tools[0].function.parameters) }}";
+    let schema = |levels: usize| {
+        let leaf = json!({"type": "string"});
+        let parameters = (0..levels).fold(leaf, |inner, _| json!({"type": "object", "properties": {"x": inner}}));
+        json!([{"type": "function", "function": {"name": "f", "parameters": parameters}}])
+    };
+    assert_eq!(render_tools(follow, &schema(4)).expect("renders"), "object x: ".repeat(4) + "string");
+    for levels in [16, 90] {
+        // Some templates call three macros for each level.
+        let bytes = (64 << 10) + 4 * (follow.len() + schema(levels).to_string().len()) + 3 * PER_LEVEL * levels.min(28);
+        let text = within(bytes, Duration::from_secs(1), || compute(follow, &[], Some(&schema(levels))));
+        let wrong = within(bytes, Duration::from_secs(1), || compute(endless, &[], Some(&schema(levels))));
+        assert!(wrong.expect_err("endless").to_string().contains("recursion"));
+        assert_eq!(text.is_ok(), levels == 16, "{levels}");
+    }
     let deep = |n: usize| format!("{{{{ {}1{} }}}}", "(".repeat(n), ")".repeat(n));
     twins(&deep(100_000), "deeper", &deep(20), "1");
     let unary = |n: usize| format!("{{{{ {}true }}}}", "not ".repeat(n));
@@ -60,10 +92,13 @@ fn chat_template_28_recursion_through_macros() {
 #[test]
 fn chat_template_28_includes_and_imports() {
     for bad in ["{% include 'tool_use' %}", "{% import '/etc/passwd' as p %}", "{% from 'x' import y %}", "{% extends 'default' %}"] {
-        let named = [("default".to_owned(), bad), ("tool_use".to_owned(), "T")];
-        let template = ChatTemplate::named(named).expect("parses");
-        assert!(template.render(&messages(), None, true, &Map::new()).is_err(), "{bad}");
-        assert_eq!(template.render(&messages(), Some(&json!([])), true, &Map::new()).expect("renders"), "T");
+        let compute = |tools: Option<&Value>| {
+            let template = ChatTemplate::named([("default".to_owned(), bad), ("tool_use".to_owned(), "T")])?;
+            template.render(&messages(), tools, true, &Map::new())
+        };
+        let input = bad.len() + "T".len() + json!(messages()).to_string().len();
+        assert!(bounded(input, || compute(None)).is_err(), "{bad}");
+        assert_eq!(bounded(input, || compute(Some(&json!([])))).expect("renders"), "T");
     }
 }
 
@@ -112,10 +147,10 @@ fn chat_template_28_doubling_text() {
     twins("{{ ('x' * 10000) * (10000 * 10000) }}", "text in bytes", "{{ ('x' * 2) * (2 * 2) }}", "xxxxxxxx");
     twins("{{ 100000000 * 'x' }}", "text in bytes", "{{ 2 * 3 * 4 }}", "24");
     let macros = "{% macro m(x, n) %}{% if n %}{{ m(x ~ x, n - 1) }}{% else %}{{ x | length }}{% endif %}{% endmacro %}";
-    twins(&format!("{macros}{{{{ m('ab', 60) }}}}"), "text in bytes", &format!("{macros}{{{{ m('ab', 3) }}}}"), "16");
+    twins(&format!("{macros}{{{{ m('ab' * 1000, 60) }}}}"), "text in bytes", &format!("{macros}{{{{ m('ab', 3) }}}}"), "16");
     let with =
         |n: usize| format!("{{% set x = 'ab' %}}{}{{{{ x | length }}}}{}", "{% with x = x ~ x %}".repeat(n), "{% endwith %}".repeat(n));
-    twins(&with(60), "text in bytes", &with(3), "16");
+    twins(&with(20), "text in bytes", &with(3), "16");
 }
 
 #[test]
@@ -132,6 +167,55 @@ fn chat_template_28_doubling_lists() {
     twins("{{ [1] * 100000000 }}", "bytes", "{{ [1] * 3 }}", "[1, 1, 1]");
     twins("{{ [1, 2] | batch(100000000, 0) | list | length }}", "", "{{ [1, 2] | batch(1, 0) | list | length }}", "2");
     twins("{{ [1] | slice(100000000) | list | length }}", "", "{{ [1] | slice(1) | list | length }}", "1");
+}
+
+#[test]
+fn chat_template_28_much_made_of_little() {
+    let loops = |inside: &str| {
+        let open: String = ["a", "b", "c", "d"].map(|v| format!("{{% for {v} in 'abcdefghij' %}}")).concat();
+        format!("{open}{inside}{}", "{% endfor %}".repeat(4))
+    };
+    let texts = |n: usize| format!("{{% set x = ['y' * {n}] * {n} %}}");
+    for bad in [
+        // Lists of characters and pieces.
+        "{% set x = 'a' * 4000 %}{{ x | list | length }}",
+        "{{ ('ab' * 4000) | groupby('x') | list | length }}",
+        "{{ ('ab' * 4000) | map('upper') | list | length }}",
+        "{% for c in 'ab' * 4000 if c %}.{% endfor %}",
+        "{% for c in range(900) if c %}.{% endfor %}",
+        "{{ ('a ' * 4000).split() | length }}",
+        "{{ ('a\n' * 4000).splitlines() | length }}",
+        "{{ ('a,' * 4000) | split(',') | length }}",
+        "{{ ('a\n' * 4000) | lines | length }}",
+        "{{ range(900) | list | length }}",
+        "{{ ('é' * 3000)[::-1] | length }}",
+        // Characters that become longer, fields of a format.
+        "{{ ('<' * 4000) | e | length }}",
+        "{{ ('{0}' * 1000).format('y' * 3000) | length }}",
+        "{{ ('%999d' * 1000) | format(1) | length }}",
+        "{{ strftime_now('%c' * 3000) | length }}",
+        // One text in many places of a list.
+        &(texts(120) + "{{ x ~ '' }}"),
+        &(texts(120) + "{{ x in 'abc' }}"),
+        &(texts(120) + "{{ x | string }}"),
+        &(texts(120) + "{{ x | join }}"),
+        &(texts(120) + "{{ x }}"),
+        // Short literal text, macros, mappings, and recursion that ends in much text.
+        &loops("0123456789"),
+        &format!("{{% set x %}}{}{{% endset %}}", loops("0123456789")),
+        &loops("{% macro m() %}{% endmacro %}"),
+        &loops("{% set ns = namespace(x=[a, b, c, d]) %}"),
+        &format!("{{% set ns = namespace(l=0) %}}{}", loops("{% set ns.l = dict(a=ns.l) %}")),
+        "{% macro m(n) %}{% if n > 2 %}{% set y %}{{ 'y' * 8000 }}{% endset %}{% endif %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
+        "{% for a in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}",
+    ] {
+        let wrong = render(bad, &messages()).expect_err(bad);
+        let deep = wrong.to_string().contains("nested deeper");
+        assert!(deep || matches!(wrong, TextError::TemplateBound { .. }), "{bad}: {wrong}");
+        let good = bad.replace("000", "").replace("range(900)", "range(9)").replace("120", "3").replace("'abcdefghij'", "'a'");
+        let good = good.replace("m(n + 1)", "m(n + 1) if n < 3").replace("loop([1, 2])", "loop([]) if a");
+        assert!(render(&good, &messages()).is_ok(), "{good}: {:?}", render(&good, &messages()));
+    }
 }
 
 #[test]
@@ -152,7 +236,7 @@ fn chat_template_28_values_that_contain_themselves() {
 fn chat_template_28_output_of_a_gigabyte() {
     let filler = "lorem ipsum ".repeat(100);
     let body = |n: usize| format!("{{% for i in range({n}) %}}{filler}{{% endfor %}}");
-    assert!(matches!(render(&body(90_000), &messages()), Err(TextError::TemplateBound { .. })));
+    assert!(matches!(render(&body(1_000), &messages()), Err(TextError::TemplateBound { .. })));
     assert_eq!(render(&body(2), &messages()).expect("renders").len(), 2400);
     // The same, gathered instead of written.
     let gathered = |n: usize| format!("{{% set x %}}{}{{% endset %}}{{{{ x | length }}}}", body(n));
@@ -161,7 +245,7 @@ fn chat_template_28_output_of_a_gigabyte() {
     twins(&called(90_000), "text in bytes", &called(2), "2400");
     let blank =
         |n: usize| format!("{{% set x %}}{{% for i in range({n}) %}}a{{{{ i }}}}{}\n{{% endfor %}}{{% endset %}}.", "\n".repeat(1000));
-    twins(&blank(90_000), "text in bytes", &blank(2), ".");
+    twins(&blank(1_000), "text in bytes", &blank(2), ".");
     let json = "{% for i in range(90000) %}{{ messages | tojson(indent=60) }}{% endfor %}";
     assert!(render(json, &messages()).is_err());
     twins("{{ 1 | tojson(indent=1000000000) }}", "1000000000", "{{ [1] | tojson(indent=1) }}", "[\n 1\n]");
@@ -187,9 +271,10 @@ fn chat_template_28_its_own_words() {
 #[test]
 fn chat_template_28_two_templates_of_one_name() {
     let list = |second: &str| json!({"chat_template": [{"name": "default", "template": "a"}, {"name": second, "template": "b"}]});
-    let wrong = ChatTemplate::from_tokenizer_config(&list("default")).expect_err("twice").to_string();
+    let read = |list: Value| bounded(list.to_string().len(), || ChatTemplate::from_tokenizer_config(&list));
+    let wrong = read(list("default")).expect_err("twice").to_string();
     assert!(wrong.contains("`default`"), "{wrong}");
-    assert_eq!(ChatTemplate::from_tokenizer_config(&list("rag")).expect("sound").expect("there").names().count(), 2);
+    assert_eq!(read(list("rag")).expect("sound").expect("there").names().count(), 2);
 }
 
 #[test]
@@ -215,13 +300,13 @@ fn chat_template_28_odd_conversations() {
 fn chat_template_28_tool_schema_that_refers_to_itself() {
     let node = json!({"$ref": "#/$defs/node", "$defs": {"node": {"properties": {"next": {"$ref": "#/$defs/node"}}}}});
     let tools = json!([{"type": "function", "function": {"name": "walk", "parameters": node}}]);
-    let template = ChatTemplate::new("{% for t in tools %}{{ t | tojson }}{% endfor %}").expect("parses");
-    assert_eq!(template.render(&[], Some(&tools), false, &Map::new()).expect("renders").matches("$ref").count(), 2);
+    let template = "{% for t in tools %}{{ t | tojson }}{% endfor %}";
+    assert_eq!(render_tools(template, &tools).expect("renders").matches("$ref").count(), 2);
     // Without references nothing repeats, but it can be deep.
-    let deep = |n: usize| (0..n).fold(json!({}), |inner, _| json!({ "properties": { "x": inner } }));
-    let wrong = template.render(&[], Some(&json!([deep(300)])), false, &Map::new()).expect_err("deep").to_string();
+    let deep = |n: usize| json!([(0..n).fold(json!({}), |inner, _| json!({ "properties": { "x": inner } }))]);
+    let wrong = render_tools(template, &deep(300)).expect_err("deep").to_string();
     assert!(wrong.contains("deeper"), "{wrong}");
-    assert!(template.render(&[], Some(&json!([deep(20)])), false, &Map::new()).is_ok());
+    assert!(render_tools(template, &deep(20)).is_ok());
 }
 
 #[test]
@@ -239,11 +324,10 @@ fn a_long_conversation_is_within_the_bounds() {
         .collect();
     let source = "{% set ns = namespace(all='') %}{% for m in messages %}{% set ns.all = ns.all ~ m.role ~ m.content %}\
         {% for n in messages %}{% if n.role == 'tool' %}{% endif %}{% endfor %}{% endfor %}{{ ns.all | length }}";
-    let started = Instant::now();
-    let text = ChatTemplate::new(source).expect("parses").render(&turns, None, true, &Map::new()).expect("renders");
-    assert_eq!(text, (300 * (4 + 180) + 300 * (9 + 140)).to_string(), "{:?}", started.elapsed());
-    let tools: Value = json!([]);
-    assert!(ChatTemplate::new("{{ tools | length }}").expect("parses").render(&turns, Some(&tools), true, &Map::new()).is_ok());
+    // The values of the engine, and the text that grows: old, new, and the block that it is written into.
+    let bytes = 8 * json!(turns).to_string().len();
+    let text = within(bytes, Duration::from_secs(1), || compute(source, &turns, None)).expect("renders");
+    assert_eq!(text, (300 * (4 + 180) + 300 * (9 + 140)).to_string());
 }
 
 #[test]
@@ -269,7 +353,6 @@ fn chat_template_28_chains_as_long_as_the_source() {
         ("", "{% for x in messages %}", ""),
         ("", "{% macro m() %}", ""),
         ("", "{% set x %}", ""),
-        ("", "{{ 1 }}", ""),
         ("{% raw %}", "{%", ""),
         ("", "{{", ""),
         ("", "{", ""),
@@ -285,6 +368,11 @@ fn chat_template_28_chains_as_long_as_the_source() {
             // Broken over lines, where a line may not be longer.
             let _ = render(&format!("{start}{}{end}", format!("{link}\n").repeat(size / link.len())), &messages());
         }
+    }
+    for size in [3 << 10, 16 << 10, 50 << 10, 500 << 10] {
+        let tags = |tag: &str| render_sound(&tag.repeat(size / tag.len()));
+        assert_eq!(tags("{{ 1 }}\n").is_ok(), size < 60_000, "{size}");
+        let _ = tags("{{ 1 }}");
     }
     let readable = format!("{{{{ 'a'{} }}}}", " ~ 'b'".repeat(100));
     assert_eq!(render(&readable, &messages()).expect("renders").len(), 101);
@@ -393,7 +481,7 @@ proptest! {
     #[test]
     fn charges_change_no_rendering(source in template()) {
         // Where the engine fails or is more lenient than Python there is nothing to compare.
-        if let (Some(plain), Ok(charged)) = (uncharged(&source), render(&source, &messages())) {
+        if let (Some(plain), Ok(charged)) = (uncharged(&source), render_sound(&source)) {
             prop_assert_eq!(charged, plain, "{}", source);
         }
     }

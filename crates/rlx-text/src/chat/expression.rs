@@ -3,7 +3,7 @@
 //! One pass over the tokens, without a parser: what is charged is where an operand ends, and that the tokens
 //! tell.  See [`super::rewrite`] for what the charges are.
 
-use super::budget::{CHARGE, FACTOR, FACTOR_CHAIN, ITERATE, PRODUCT, SLICE};
+use super::budget::{CHARGE, CONCATENATED, FACTOR, FACTOR_CHAIN, GATHER, ITERATE, JOINED, MADE, PRODUCT, SLICE, WRITTEN};
 use super::rewrite::FREE_TEXT;
 
 /// Brackets inside each other.
@@ -14,21 +14,30 @@ const MAX_DEPTH: usize = 400;
 const MAX_UNARY: usize = 16;
 /// Slices of one operand, behind each other.
 const MAX_SLICES: usize = 32;
+/// Names, signs and blanks before the `=` or `in` of a tag.
+const MAX_TARGETS: usize = 256;
+/// Names, signs and literals of one expression.
+const MAX_TOKENS: usize = 4096;
 
 /// `a, b = value` → targets with the sign, value.  A block `set` has no value: all of it is the second part.
-pub(super) fn split_binding<'t>(body: &'t str, kind: &str) -> (&'t str, &'t str) {
-    let tokens = tokens(body);
+///
+/// # Errors
+/// There are too many targets.
+pub(super) fn split_binding<'t>(body: &'t str, kind: &str) -> Result<(&'t str, &'t str), String> {
     let mut depth = 0usize;
-    for (n, t) in tokens.iter().enumerate() {
+    for (n, t) in Tokens::new(body).enumerate() {
+        if n > MAX_TARGETS {
+            return Err(format!("more than {MAX_TARGETS} names and signs before the value of `{kind}`"));
+        }
         match t.text {
             "(" | "[" | "{" => depth += 1,
             ")" | "]" | "}" => depth = depth.saturating_sub(1),
-            "=" if kind == "set" && depth == 0 => return body.split_at(t.at + 1),
-            "in" if kind == "for" && depth == 0 && n > 0 => return body.split_at(t.at + 2),
+            "=" if kind == "set" && depth == 0 => return Ok(body.split_at(t.at + 1)),
+            "in" if kind == "for" && depth == 0 && n > 0 => return Ok(body.split_at(t.at + 2)),
             _ => {}
         }
     }
-    ("", body)
+    Ok(("", body))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,10 +57,46 @@ struct Token<'t> {
 }
 
 /// Cuts an expression; what is no token of the language is a sign of one character.
-fn tokens(text: &str) -> Vec<Token<'_>> {
-    let mut out = Vec::new();
-    let mut at = 0;
-    while let Some(rest) = text.get(at..).filter(|r| !r.is_empty()) {
+#[derive(Clone)]
+struct Tokens<'t> {
+    text: &'t str,
+    at: usize,
+}
+
+impl<'t> Tokens<'t> {
+    fn new(text: &'t str) -> Self {
+        Self { text, at: 0 }
+    }
+
+    /// The next token that is not blank, which stays to come.
+    fn solid(&self) -> Option<Token<'t>> {
+        self.clone().find(|t| t.kind != Kind::Blank)
+    }
+
+    /// Whether a colon stands directly inside the bracket that is open here.
+    fn colon(&self) -> bool {
+        let mut depth = 0;
+        for t in self.clone() {
+            match t.text {
+                "(" | "[" | "{" => depth += 1,
+                ")" | "]" | "}" if depth == 0 => return false,
+                ")" | "]" | "}" => depth -= 1,
+                ":" if depth == 0 => return true,
+                // Deeper is refused when it is written.
+                _ if depth > MAX_NESTING => return false,
+                _ => {}
+            }
+        }
+        false
+    }
+}
+
+impl<'t> Iterator for Tokens<'t> {
+    type Item = Token<'t>;
+
+    fn next(&mut self) -> Option<Token<'t>> {
+        let at = self.at;
+        let rest = self.text.get(at..).filter(|r| !r.is_empty())?;
         let first = rest.chars().next().unwrap_or(' ');
         let run = |ok: &dyn Fn(char) -> bool| rest.find(|c: char| !ok(c)).unwrap_or(rest.len());
         let (kind, len) = match first {
@@ -64,10 +109,9 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
                 (Kind::Sign, if pair { 2 } else { c.len_utf8() })
             }
         };
-        out.push(Token { kind, text: rest.get(..len).unwrap_or(rest), at });
-        at += len.max(1);
+        self.at += len.max(1);
+        Some(Token { kind, text: rest.get(..len).unwrap_or(rest), at })
     }
-    out
 }
 
 fn quoted(text: &str, quote: char) -> usize {
@@ -129,6 +173,10 @@ struct Frame {
     free: bool,
     /// It is a name and nothing else.
     bare: bool,
+    /// A call, a filter or a slice made it.
+    made: bool,
+    /// It is the right side of `~` or `+`.
+    joined: Option<&'static str>,
     /// It is the right side of `*`.
     factor: bool,
     charge: bool,
@@ -148,6 +196,8 @@ impl Frame {
             open: false,
             free: false,
             bare: false,
+            made: false,
+            joined: None,
             factor: false,
             charge,
         }
@@ -172,15 +222,13 @@ impl Frame {
 
     fn begin(&mut self, start: usize, free: bool, bare: bool) {
         (self.expect, self.open, self.free, self.bare) = (Expect::Operator, true, free, bare);
-        (self.start, self.slices, self.bound, self.unary) = (start, 0, true, 0);
+        (self.start, self.slices, self.bound, self.unary, self.made) = (start, 0, true, 0, false);
     }
 }
 
 /// An expression on its way through.
 pub(super) struct Expression<'t> {
-    tokens: Vec<Token<'t>>,
-    /// For an opening bracket: a colon stands directly inside it.
-    colon: Vec<bool>,
+    tokens: Tokens<'t>,
     frames: Vec<Frame>,
     /// What the outermost operand is, where that matters.
     role: Role,
@@ -200,46 +248,39 @@ pub(super) enum Role {
 }
 
 /// A list or mapping written out is looked at as a whole.
-const LIST_END: &str = "]|_d)";
-const MAPPING_END: &str = "}|_d)";
+const LIST_END: &str = "]|_l)";
+const MAPPING_END: &str = "}|_l)";
+
+/// The sign, if it makes one value of two.
+fn join_of(sign: &str) -> Option<&'static str> {
+    ["~", "+"].into_iter().find(|s| *s == sign)
+}
+
 const OPERATORS: &[&str] = &["and", "or", "in", "if", "else", "is", "not"];
 
 impl<'t> Expression<'t> {
     pub(super) fn new(text: &'t str, role: Role) -> Self {
-        let tokens = tokens(text);
-        let mut colon = vec![false; tokens.len()];
-        let mut open = Vec::new();
-        for (n, t) in tokens.iter().enumerate() {
-            match t.text {
-                "(" | "[" | "{" => open.push(n),
-                ")" | "]" | "}" => drop(open.pop()),
-                ":" => {
-                    if let Some(flag) = open.last().and_then(|&o| colon.get_mut(o)) {
-                        *flag = true;
-                    }
-                }
-                _ => {}
-            }
-        }
         let charge = matches!(role, Role::Value | Role::Loop);
-        Self { tokens, colon, frames: vec![Frame::new("", charge)], role }
-    }
-
-    /// The next token that is not blank, from `n` on.
-    fn solid(&self, n: usize) -> Option<Token<'t>> {
-        self.tokens.get(n..)?.iter().find(|t| t.kind != Kind::Blank).copied()
+        Self { tokens: Tokens::new(text), frames: vec![Frame::new("", charge)], role }
     }
 
     /// # Errors
     /// Says what the expression has too much of.
     pub(super) fn write(mut self, out: &mut String) -> Result<(), String> {
-        let mut skip_name = false;
-        for n in 0..self.tokens.len() {
-            let (Some(t), next) = (self.tokens.get(n).copied(), self.solid(n + 1)) else { return Ok(()) };
+        let (mut skip_name, mut n, start) = (false, 0, out.len());
+        while let Some(t) = self.tokens.next() {
             if t.kind == Kind::Blank {
                 out.push_str(t.text);
                 continue;
             }
+            n += 1;
+            if n > MAX_TOKENS {
+                return Err(format!("an expression of more than {MAX_TOKENS} names, signs and values"));
+            }
+            if self.role == Role::Loop && self.frames.len() == 1 && !skip_name && matches!(t.text, "if" | "recursive") {
+                self.end_iterable(start, n > 1, t.text, out);
+            }
+            let next = self.tokens.solid();
             let Some(frame) = self.frames.last_mut() else { return Ok(()) };
             let operand = frame.expect == Expect::Operand;
             frame.deepen(t, operand)?;
@@ -251,7 +292,7 @@ impl<'t> Expression<'t> {
                 }
                 (Kind::Sign, "(" | "[" | "{") => {
                     skip_name = false;
-                    self.open_bracket(t, n, operand, out)?;
+                    self.open_bracket(t, operand, out)?;
                     continue;
                 }
                 (Kind::Sign, ")" | "]" | "}") => {
@@ -269,28 +310,31 @@ impl<'t> Expression<'t> {
                 }
                 (Kind::Sign, "." | "|") if !operand => {
                     (frame.free, frame.bare, skip_name) = (false, false, true);
+                    frame.made |= t.text == "|";
                     out.push_str(t.text);
                     continue;
                 }
                 (Kind::Sign, ":") if frame.slice => {
                     out.push_str(if frame.bound { ", " } else { "none, " });
-                    (frame.bound, frame.expect, frame.factor) = (false, Expect::Operand, false);
+                    (frame.bound, frame.expect, frame.joined, frame.factor) = (false, Expect::Operand, None, false);
                     continue;
                 }
                 (Kind::Name, "is") if !operand => {
-                    (skip_name, frame.factor) = (true, false);
+                    (skip_name, frame.joined, frame.factor) = (true, None, false);
                     out.push_str(t.text);
                     continue;
                 }
                 (Kind::Name, word) if OPERATORS.contains(&word) => {
-                    (frame.expect, frame.factor) = (Expect::Operand, false);
+                    (frame.expect, frame.joined, frame.factor) = (Expect::Operand, None, false);
                     out.push_str(t.text);
                     continue;
                 }
                 (Kind::Sign, sign) => {
                     // A sign before an operand keeps what the operand is a factor of.
                     let unary = operand && matches!(sign, "-" | "+");
-                    frame.factor = if unary { frame.factor } else { sign == "*" };
+                    if !unary {
+                        (frame.joined, frame.factor) = (join_of(sign), sign == "*");
+                    }
                     frame.expect = Expect::Operand;
                     out.push_str(t.text);
                     continue;
@@ -304,19 +348,30 @@ impl<'t> Expression<'t> {
             }
             self.end_operand(next, out);
         }
+        self.end_iterable(start, n > 0, "", out);
         Ok(())
     }
 
-    fn open_bracket(&mut self, t: Token<'t>, n: usize, operand: bool, out: &mut String) -> Result<(), String> {
+    /// Writes the check of what a loop runs over, which is all since `start`.
+    fn end_iterable(&mut self, start: usize, some: bool, next: &str, out: &mut String) {
+        if self.role == Role::Loop && some {
+            out.insert(start.min(out.len()), '(');
+            out.push_str(&format!(")|{} ", if next == "if" { GATHER } else { ITERATE }));
+            self.role = Role::Value;
+        }
+    }
+
+    fn open_bracket(&mut self, t: Token<'t>, operand: bool, out: &mut String) -> Result<(), String> {
         if self.frames.len() > MAX_NESTING {
             return Err(format!("brackets inside each other deeper than {MAX_NESTING}"));
         }
+        let slice = !operand && t.text == "[" && self.tokens.colon();
         let Some(frame) = self.frames.last_mut() else { return Ok(()) };
         if operand {
             frame.begin(out.len(), false, false);
         }
         (frame.free, frame.bare) = (false, false);
-        let slice = !operand && t.text == "[" && self.colon.get(n) == Some(&true);
+        frame.made |= slice || (!operand && t.text == "(");
         let close = match t.text {
             _ if slice => {
                 frame.slices += 1;
@@ -344,7 +399,7 @@ impl<'t> Expression<'t> {
 
     /// Writes the charge of the operand that ends before `next`, if one does.
     fn end_operand(&mut self, next: Option<Token<'t>>, out: &mut String) {
-        let (parameter, outermost) = (self.role == Role::Definition && self.frames.len() == 2, self.frames.len() == 1);
+        let parameter = self.role == Role::Definition && self.frames.len() == 2;
         let Some(frame) = self.frames.last_mut() else { return };
         let goes_on = next.is_some_and(|t| matches!(t.text, "." | "|" | "(" | "[") || (t.kind == Kind::Text && frame.free));
         if !frame.open || goes_on {
@@ -356,13 +411,18 @@ impl<'t> Expression<'t> {
             return;
         }
         if !frame.free {
-            out.push_str(&format!("|{CHARGE}"));
-        }
-        if outermost && self.role == Role::Loop {
-            self.role = Role::Value;
-            if next.is_none_or(|t| matches!(t.text, "if" | "recursive")) {
-                out.push_str(&format!("|{ITERATE}"));
+            let (before, behind) = (frame.joined, next.and_then(|t| join_of(t.text)));
+            // A list on the left of `in` is written out when the right side turns out to be text.
+            if next.is_some_and(|t| matches!(t.text, "in" | "not")) {
+                out.push_str(&format!("|{WRITTEN}"));
             }
+            let filter = match (before, behind) {
+                (Some("~"), _) | (_, Some("~")) => CONCATENATED,
+                (Some(_), _) | (_, Some(_)) => JOINED,
+                _ if frame.made => MADE,
+                _ => CHARGE,
+            };
+            out.push_str(&format!("|{filter}"));
         }
         if frame.factor {
             out.push_str(&format!("|{PRODUCT}"));
@@ -370,6 +430,6 @@ impl<'t> Expression<'t> {
         if next.is_some_and(|t| t.text == "*") {
             out.push_str(&format!("|{}", if frame.factor { FACTOR_CHAIN } else { FACTOR }));
         }
-        frame.factor = false;
+        (frame.joined, frame.factor) = (None, false);
     }
 }

@@ -170,6 +170,16 @@ pub(super) fn size(value: &serde_json::Value, depth: usize) -> Option<usize> {
     })
 }
 
+/// Lists and objects inside each other, of a value that has a [`size`].
+pub(super) fn depth(value: &serde_json::Value) -> usize {
+    use serde_json::Value as Json;
+    match value {
+        Json::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
+        Json::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 fn key(k: &Value) -> Result<String, Error> {
     Ok(match k.kind() {
         ValueKind::String => k.as_str().unwrap_or_default().to_owned(),

@@ -7,19 +7,21 @@
 
 mod budget;
 mod expression;
+mod filters;
 mod json;
 mod python;
 mod rewrite;
 mod source;
 mod time;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 pub use source::NamedSources;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Rest;
+use minijinja::value::{Rest, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State};
 use serde_json::{Map, Value};
 
@@ -30,13 +32,56 @@ use crate::{Result, TextError};
 const BASE_STEPS: u64 = 2_000_000;
 const STEPS_PER_BYTE: u64 = 256;
 const MAX_STEPS: u64 = 500_000_000;
-/// Nesting of macros, loops and blocks.
-const MAX_RECURSION: usize = 200;
+/// Nesting of macros, loops and blocks of any rendering.  A call of a macro counts five, and the engine holds 4.7 KB for
+/// it; released templates reach 20 before there are tools.
+const BASE_RECURSION: usize = 30;
+/// The same for each level of lists and objects in the conversation beyond those of messages with parts: templates
+/// that write a tool's schema follow it down.
+const RECURSION_PER_LEVEL: usize = 8;
+const PLAIN_DEPTH: usize = 4;
+/// And one for so many bytes of template and conversation.
+const BYTES_PER_RECURSION: usize = 256;
+const MAX_RECURSION: usize = 400;
 /// Bytes of a template's source.
 const MAX_SOURCE: usize = 512 << 10;
 
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
+
+/// What one rendering may take.
+struct Limits {
+    steps: u64,
+    recursion: usize,
+    bytes: budget::Bounds,
+}
+
+impl Limits {
+    /// Before anything is rendered.
+    const NONE: Self = Self { steps: 0, recursion: 0, bytes: budget::Bounds { work: 0, text: 0 } };
+
+    /// # Errors
+    /// The conversation is nested too deep.
+    fn of(source: usize, context: &BTreeMap<&str, &Value>, messages: &[Fields]) -> Result<Self> {
+        let (mut input, mut depth) = (0, 0);
+        let others = context.iter().map(|(name, value)| (*name, *value, 0));
+        for (name, value, outer) in others.chain(messages.iter().flatten().map(|(name, value)| (*name, *value, 2))) {
+            let size = json::size(value, outer + 1).ok_or_else(|| {
+                let reason = format!("messages, tools or variables are nested deeper than {}", json::MAX_DEPTH);
+                TextError::Template { line: None, reason }
+            })?;
+            input += name.len() + 4 + size;
+            depth = depth.max(outer + json::depth(value));
+        }
+        let nested = RECURSION_PER_LEVEL * depth.saturating_sub(PLAIN_DEPTH);
+        let recursion = BASE_RECURSION + nested + (source + input) / BYTES_PER_RECURSION;
+        let items = ["tools", "documents"].map(|n| context.get(n).and_then(|v| v.as_array()).map_or(0, Vec::len));
+        Ok(Self {
+            steps: (BASE_STEPS + STEPS_PER_BYTE * input as u64).min(MAX_STEPS),
+            recursion: recursion.min(MAX_RECURSION),
+            bytes: budget::Bounds::of(source, input, messages.len() + items.iter().sum::<usize>(), depth),
+        })
+    }
+}
 
 /// One message: any JSON object, keys in their order (`role`, `content` as text, parts or null, `tool_calls`,
 /// `tool_call_id`, `reasoning_content`, …).
@@ -136,8 +181,7 @@ impl ChatTemplate {
             }
             let mut env = base.clone();
             let charged = rewrite::charged(source).map_err(wrong)?;
-            rewrite::countable(&charged).map_err(wrong)?;
-            env.add_template_owned(name.clone(), charged).map_err(|e| explain(&e))?;
+            env.add_template_owned(name.clone(), charged).map_err(|e| explain(&e, &Limits::NONE))?;
             templates.push(Named { name, source: source.to_owned(), env });
         }
         Ok(Self { templates, chosen: None, tokens: Map::new(), clock })
@@ -198,24 +242,25 @@ impl ChatTemplate {
         variables: &Map<String, Value>,
     ) -> Result<String> {
         let template = self.pick(tools.is_some())?;
-        let mut context = self.tokens.clone();
-        context.insert("documents".into(), Value::Null);
-        context.extend(variables.clone());
-        context.insert("messages".into(), Value::Array(messages.iter().map(with_reasoning).collect()));
-        context.insert("tools".into(), tools.cloned().unwrap_or(Value::Null));
-        context.insert("add_generation_prompt".into(), add_generation_prompt.into());
-        let context = Value::Object(context);
-        let input = json::size(&context, 0).ok_or_else(|| {
-            let reason = format!("messages, tools or variables are nested deeper than {}", json::MAX_DEPTH);
-            TextError::Template { line: None, reason }
-        })?;
+        let messages: Vec<_> = messages.iter().map(with_reasoning).collect();
+        let add_generation_prompt = Value::from(add_generation_prompt);
+        let mut context: BTreeMap<&str, &Value> = self.tokens.iter().map(|(k, v)| (k.as_str(), v)).collect();
+        context.insert("documents", &Value::Null);
+        context.extend(variables.iter().map(|(k, v)| (k.as_str(), v)));
+        context.insert("tools", tools.unwrap_or(&Value::Null));
+        context.insert("add_generation_prompt", &add_generation_prompt);
+        let limits = Limits::of(template.source.len(), &context, &messages)?;
 
-        let steps = (BASE_STEPS + STEPS_PER_BYTE * input as u64).min(MAX_STEPS);
         let mut env = template.env.clone();
-        env.set_fuel(Some(steps));
-        let _budget = budget::Budget::start(input);
-        let compiled = env.get_template(&template.name).map_err(|e| explain(&e))?;
-        compiled.render(to_engine(&context)).map_err(|e| explain(&e))
+        env.set_fuel(Some(limits.steps));
+        env.set_recursion_limit(limits.recursion);
+        let _budget = budget::Budget::start(limits.bytes);
+        let compiled = env.get_template(&template.name).map_err(|e| explain(&e, &limits))?;
+        let object = |fields: &[(&str, &Value)]| minijinja::Value::from_pairs(fields.iter().map(|(k, v)| (*k, to_engine(v))));
+        let conversation = ("messages", messages.iter().map(|m| object(m)).collect::<Vec<_>>().into());
+        let others = context.iter().filter(|(k, _)| **k != conversation.0).map(|(k, v)| (*k, to_engine(v)));
+        let context = minijinja::Value::from_pairs(others.chain([conversation.clone()]));
+        compiled.render(context).map_err(|e| explain(&e, &limits))
     }
 
     fn pick(&self, with_tools: bool) -> Result<&Named> {
@@ -235,14 +280,22 @@ impl ChatTemplate {
     }
 }
 
+/// Names and values of one object, in their order.
+type Fields<'m> = Vec<(&'m str, &'m Value)>;
+
 /// The message with its reasoning under every name that templates read, as transformers passes it.
-fn with_reasoning(message: &Message) -> Value {
-    let found = ["reasoning_content", "thinking", "reasoning"].into_iter().find_map(|key| message.0.get(key).filter(|v| !v.is_null()));
-    let Some(reasoning) = found else { return Value::Object(message.0.clone()) };
-    let mut fields = Map::from_iter([("thinking".to_owned(), reasoning.clone())]);
-    fields.extend(message.0.clone());
-    fields.insert("reasoning_content".into(), reasoning.clone());
-    Value::Object(fields)
+fn with_reasoning(message: &Message) -> Fields<'_> {
+    let get = |key: &str| message.0.get(key);
+    let found = ["reasoning_content", "thinking", "reasoning"].into_iter().find_map(|key| get(key).filter(|v| !v.is_null()));
+    let all = message.0.iter().map(|(k, v)| (k.as_str(), v));
+    let Some(reasoning) = found else { return all.collect() };
+    let mut fields = vec![("thinking", get("thinking").unwrap_or(reasoning))];
+    fields.extend(all.filter(|(k, _)| *k != "thinking"));
+    match fields.iter_mut().find(|(k, _)| *k == "reasoning_content") {
+        Some(field) => field.1 = reasoning,
+        None => fields.push(("reasoning_content", reasoning)),
+    }
+    fields
 }
 
 /// A JSON value as the engine's, objects in their order.
@@ -269,7 +322,7 @@ struct Raised(String);
 fn environment(clock: &Arc<AtomicI64>) -> Result<Environment<'static>> {
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    env.set_syntax(syntax.map_err(|e| explain(&e))?);
+    env.set_syntax(syntax.map_err(|e| explain(&e, &Limits::NONE))?);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_recursion_limit(MAX_RECURSION);
     env.set_unknown_method_callback(python::method);
@@ -278,16 +331,18 @@ fn environment(clock: &Arc<AtomicI64>) -> Result<Environment<'static>> {
     env.add_filter("replace", python::replace_filter);
     env.add_filter("string", python::string_filter);
     env.add_filter("indent", python::indent_filter);
-    // The engine's own, under names that no template can write.
-    env.add_filter("batch!", minijinja::filters::batch);
-    env.add_filter("slice!", minijinja::filters::slice);
-    env.add_filter("format!", minijinja::filters::format);
-    env.add_filter("batch", |state: &mut State, args: Rest<minijinja::Value>| python::counted(state, "batch!", &args));
-    env.add_filter("slice", |state: &mut State, args: Rest<minijinja::Value>| python::counted(state, "slice!", &args));
-    env.add_filter("format", |state: &mut State, args: Rest<minijinja::Value>| python::formatted(state, "format!", &args));
+    for (name, engine, before) in filters::engine_filters() {
+        env.add_filter(name, move |state: &mut State, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
+            before(&args)?;
+            engine.call(state, &args)
+        });
+    }
+    env.add_function("range", filters::range);
     env.add_test("iterable", python::is_iterable);
     env.add_test("sequence", python::is_sequence);
     // Not Jinja's, and ways to build values of any size.
+    env.remove_global("debug");
     for name in ["zip", "chain", "pprint"] {
         env.remove_filter(name);
     }
@@ -301,13 +356,14 @@ fn environment(clock: &Arc<AtomicI64>) -> Result<Environment<'static>> {
             i64::MIN => std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed()),
             fixed => fixed,
         };
-        time::strftime(&format, now)
+        // `%c` is the longest for its length.
+        budget::charge(format.len() as u64 * 12).map(|()| time::strftime(&format, now))
     });
     Ok(env)
 }
 
 /// The engine's error in this crate's words.
-fn explain(error: &Error) -> TextError {
+fn explain(error: &Error, limits: &Limits) -> TextError {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     let mut reason = String::new();
     let mut line = None;
@@ -315,15 +371,17 @@ fn explain(error: &Error) -> TextError {
         if let Some(Raised(words)) = e.downcast_ref() {
             return TextError::Refused { reason: words.clone() };
         }
-        if e.is::<budget::Spent>() {
-            return TextError::TemplateBound { what: "text in bytes", bound: budget::Budget::bound() };
+        match e.downcast_ref() {
+            Some(budget::Spent::Text) => return TextError::TemplateBound { what: "text in bytes", bound: limits.bytes.text },
+            Some(budget::Spent::Work) => return TextError::TemplateBound { what: "work in bytes read", bound: limits.bytes.work },
+            None => {}
         }
         if let Some(e) = e.downcast_ref::<Error>() {
             if e.kind() == ErrorKind::OutOfFuel {
-                return TextError::TemplateBound { what: "work in steps", bound: MAX_STEPS };
+                return TextError::TemplateBound { what: "work in steps", bound: limits.steps };
             }
             if e.detail().is_some_and(|d| d.contains("recursion limit")) {
-                return TextError::TemplateBound { what: "recursion", bound: MAX_RECURSION as u64 };
+                return TextError::TemplateBound { what: "recursion", bound: limits.recursion as u64 };
             }
             line = e.line().or(line);
             reason = e.detail().map_or_else(|| e.kind().to_string(), |d| format!("{}: {d}", e.kind()));

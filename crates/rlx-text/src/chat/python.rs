@@ -5,7 +5,8 @@
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::budget::charge;
+use super::budget::{charge, elements};
+use super::filters::{charge_format, charge_pieces};
 
 fn invalid(reason: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason.into())
@@ -27,17 +28,25 @@ pub(super) fn slice(value: &Value, bounds: &[Value]) -> Result<Value, Error> {
     match value.kind() {
         ValueKind::String => {
             let text = value.as_str().unwrap_or_default();
-            // Bytes are characters nearly always; others are cut once.
-            if text.is_ascii() && step == 1 {
-                let range = indices(text.len(), start, stop, step);
-                let (from, to) = (range.first, range.first + range.count);
-                return Ok(Value::from(text.get(from..to).unwrap_or_default()));
+            let length = text.chars().count();
+            let mut picked = indices(length, start, stop, step);
+            if step == 1 {
+                // Bytes are characters nearly always.
+                let byte = |at: usize| {
+                    let found = if length == text.len() { Some(at) } else { text.char_indices().nth(at).map(|c| c.0) };
+                    found.unwrap_or(text.len())
+                };
+                return Ok(Value::from(text.get(byte(picked.first)..byte(picked.first + picked.count)).unwrap_or_default()));
             }
-            let chars: Vec<char> = text.chars().collect();
-            let picked = indices(chars.len(), start, stop, step).filter_map(|at| chars.get(at));
-            Ok(Value::from(picked.collect::<String>()))
+            charge(4 * length as u64)?;
+            let mut chars = Vec::with_capacity(length);
+            chars.extend(text.chars());
+            let mut out = String::with_capacity(picked.count);
+            out.extend(picked.by_ref().filter_map(|at| chars.get(at)));
+            Ok(Value::from(out))
         }
         ValueKind::Seq | ValueKind::Iterable => {
+            elements(value)?;
             let items: Vec<Value> = value.try_iter()?.collect();
             let picked: Vec<Value> = indices(items.len(), start, stop, step).filter_map(|at| items.get(at).cloned()).collect();
             Ok(if value.is_tuple() { Value::from(minijinja::value::Tuple::from(picked)) } else { Value::from(picked) })
@@ -204,30 +213,6 @@ pub(super) fn indent_filter(
     Ok(Value::from(out))
 }
 
-/// Most columns of `batch` and `slice`.
-const MAX_COLUMNS: i64 = 4096;
-
-/// The engine's `batch` and `slice`, which make as many items as they are asked for.
-pub(super) fn counted(state: &mut State, engine: &str, args: &[Value]) -> Result<Value, Error> {
-    if args.get(1).and_then(Value::as_i64).is_some_and(|n| n > MAX_COLUMNS) {
-        return Err(invalid(format!("{}: expected at most {MAX_COLUMNS} columns", engine.trim_end_matches('!'))));
-    }
-    let fill = args.get(2).is_some_and(|v| matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable));
-    if fill {
-        return Err(invalid(format!("{}: cannot fill with a list or mapping", engine.trim_end_matches('!'))));
-    }
-    state.apply_filter(engine, args)
-}
-
-/// The engine's `format`, without fields of any width.
-pub(super) fn formatted(state: &mut State, engine: &str, args: &[Value]) -> Result<Value, Error> {
-    let format = args.first().and_then(Value::as_str).unwrap_or_default();
-    if widens(format) {
-        return Err(invalid("format: field widths of more than four digits, or taken from a value, are refused"));
-    }
-    state.apply_filter(engine, args)
-}
-
 /// Whether Python's `iter` takes the value: none is not, an undefined value is.
 pub(super) fn is_iterable(value: Value) -> bool {
     matches!(value.kind(), ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable)
@@ -286,7 +271,7 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value,
         ("strip", [] | [_]) => return strip(text, args, true, true),
         ("lstrip", [] | [_]) => return strip(text, args, true, false),
         ("rstrip", [] | [_]) => return strip(text, args, false, true),
-        ("rsplit", _) => rsplit(text, args),
+        ("rsplit", _) => charge_pieces(text, text_arg(0)).and_then(|()| rsplit(text, args)),
         ("partition" | "rpartition", [_]) => match text_arg(0) {
             Some(sep) if !sep.is_empty() => {
                 let cut = if name == "partition" { text.split_once(sep) } else { text.rsplit_once(sep) };
@@ -319,7 +304,18 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value,
         }
         ("casefold", []) => Ok(Value::from(text.to_lowercase())),
         // `%`-less formatting can widen a field to any size.
-        ("format", _) if widens(text) => Err(invalid("format: field widths of more than four digits, or taken from a value, are refused")),
+        ("format", _) => match charge_format(text, args) {
+            Err(e) => Err(e),
+            Ok(()) => return None,
+        },
+        ("split", _) => match charge_pieces(text, text_arg(0)) {
+            Err(e) => Err(e),
+            Ok(()) => return None,
+        },
+        ("splitlines", _) => match charge_pieces(text, Some("\n")).and_then(|()| charge_pieces(text, Some("\r"))) {
+            Err(e) => Err(e),
+            Ok(()) => return None,
+        },
         _ => return None,
     })
 }
@@ -363,25 +359,14 @@ fn zfill(text: &str, width: &Value) -> Result<Value, Error> {
     Ok(Value::from(format!("{sign}{}{digits}", "0".repeat(missing))))
 }
 
-/// A format string with a number of five digits or more, or with a field inside a field.
-fn widens(format: &str) -> bool {
-    let nested = format.split('{').skip(1).any(|field| !field.contains('}') && !field.is_empty());
-    if nested || format.contains('*') {
-        return true;
-    }
-    let mut run = 0;
-    format.bytes().any(|b| {
-        run = if b.is_ascii_digit() { run + 1 } else { 0 };
-        run > 4
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::budget::{Bounds, Budget};
     use super::*;
 
     #[test]
     fn slices_pick_what_python_picks() {
+        let _budget = Budget::start(Bounds::of(0, 0, 0, 0));
         let text = |start, stop, step| {
             let bounds: Vec<Value> = [start, stop, step].map(|b: Option<i64>| b.map_or(Value::from(()), Value::from)).to_vec();
             slice(&Value::from("abcdef"), &bounds).map(|v| v.to_string()).unwrap_or_else(|e| e.to_string())

@@ -2,9 +2,10 @@
 //!
 //! The engine counts interpreter steps, but one step may double a string or copy a megabyte of literal text.
 //! So that [`super::budget`] sees every byte, each operand of an expression is passed through a filter that
-//! charges its size, both sides of `*` through filters that charge the product, and literal text carries a
-//! charge in its middle, where white-space control does not reach.  Slices become calls of
-//! [`super::python::slice`], whose bounds are Python's.
+//! charges its size, both sides of `*` through filters that charge the product, and literal text is charged by the
+//! block tag before it: right behind that stands a block of its own, which no white-space control touches.  Text
+//! before the first block tag is written once.  Slices become calls of [`super::python::slice`], whose bounds are
+//! Python's.
 //!
 //! `{% generation %}` … `{% endgeneration %}` (transformers' marks of what the assistant wrote) become a plain
 //! scope.  Nothing else changes: line numbers and white space stay.
@@ -12,13 +13,14 @@
 use super::budget::{DEEP, TEXT};
 use super::expression::{Expression, Role, split_binding};
 
-/// Literal text up to this many bytes is not charged.
+/// Texts in expressions up to this many bytes are not charged.
 pub(super) const FREE_TEXT: usize = 48;
-/// White space that cannot be charged may be this long.
-const MAX_BLANK: usize = 1024;
-
+/// What the engine keeps of a macro until the rendering ends.
+const MACRO: usize = 512;
 /// Blocks inside each other, each `elif` one more: the engine takes them as such.
 const MAX_BLOCKS: usize = 100;
+/// Tags of one template; the engine holds some hundred bytes for each.
+const MAX_TAGS: usize = 8192;
 
 /// Counts blocks inside each other.
 #[derive(Default)]
@@ -55,24 +57,77 @@ impl Blocks {
     }
 }
 
+/// What is written, and where the next charge for literal text goes.
+struct Charged<'s> {
+    out: String,
+    /// Behind the latest block tag: where, and the sign that its white-space control is.
+    mark: Option<(usize, &'s str)>,
+    /// Literal text since then.
+    text: usize,
+    /// How far lines are counted, how many there are, and where the last one begins.
+    seen: usize,
+    lines: usize,
+    line: usize,
+}
+
+impl<'s> Charged<'s> {
+    fn new(source: &str) -> Self {
+        let out = String::with_capacity(source.len() + source.len() / 2);
+        Self { out, mark: None, text: 0, seen: 0, lines: 1, line: 0 }
+    }
+
+    /// Writes the charge of the literal text since the latest block tag.
+    fn settle(&mut self) {
+        if let Some((at, sign)) = self.mark.take()
+            && self.text > 0
+        {
+            let charge = format!("{{% if 0|{TEXT}({}) %}}{{% endif {sign}%}}", self.text);
+            self.out.insert_str(at.min(self.out.len()), &charge);
+            self.seen += charge.len();
+            self.line += if self.line > at { charge.len() } else { 0 };
+        }
+        self.text = 0;
+    }
+
+    /// Whether the engine can count lines and columns: both are 16 bits.
+    fn countable(&mut self) -> Result<(), String> {
+        const MOST: usize = 60_000;
+        for part in self.out.get(self.seen..).unwrap_or_default().split_inclusive('\n') {
+            self.seen += part.len();
+            let length = self.seen - self.line;
+            if length > MOST {
+                return Err(format!("a line of {length} bytes (with its charges), expected at most {MOST}"));
+            }
+            if part.ends_with('\n') {
+                (self.lines, self.line) = (self.lines + 1, self.seen);
+            }
+        }
+        if self.lines > MOST {
+            return Err(format!("{} lines, expected at most {MOST}", self.lines));
+        }
+        Ok(())
+    }
+}
+
 /// `source` with its charges.
 ///
 /// # Errors
 /// Says what the source holds too much of.
 pub(super) fn charged(source: &str) -> Result<String, String> {
-    let mut out = String::with_capacity(source.len() * 2);
+    let mut to = Charged::new(source);
     let mut rest = source;
     // White space behind a tag that ends in `-` is never output.
     let mut stripped = false;
     let mut blocks = Blocks::default();
+    let mut tags = 0;
     loop {
         let at = next_tag(rest);
         let (text, tail) = rest.split_at(at.unwrap_or(rest.len()));
         let next_strips = tail.as_bytes().get(2) == Some(&b'-');
-        literal(text, stripped || next_strips, &mut out)?;
-        if at.is_none() {
-            return Ok(out);
+        if !((stripped || next_strips) && text.trim().is_empty()) {
+            to.text += text.len();
         }
+        to.out.push_str(text);
         let (kind, close) = match tail.as_bytes().get(1) {
             Some(b'{') => (b'{', end_of(tail, "}}")),
             Some(b'%') => (b'%', end_of(tail, "%}")),
@@ -80,38 +135,33 @@ pub(super) fn charged(source: &str) -> Result<String, String> {
         };
         // An unclosed tag is the engine's error to report.
         let Some((tag, behind)) = close.and_then(|c| tail.split_at_checked(c)) else {
-            out.push_str(tail);
-            return Ok(out);
+            to.settle();
+            to.out.push_str(tail);
+            // Charges make lines longer that are counted already.
+            (to.seen, to.lines, to.line) = (0, 1, 0);
+            to.countable()?;
+            return Ok(to.out);
         };
+        tags += 1;
+        if tags > MAX_TAGS {
+            return Err(format!("more than {MAX_TAGS} tags"));
+        }
         stripped = tag.len() > 4 && tag.as_bytes().get(tag.len() - 3) == Some(&b'-');
         rest = behind;
         match kind {
-            b'{' => variable(tag, &mut out)?,
-            b'%' if name_of(tag) == "raw" => (rest, stripped) = raw(tag, behind, &mut out)?,
+            b'{' => variable(tag, &mut to.out)?,
+            b'%' if name_of(tag) == "raw" => (rest, stripped) = raw(tag, behind, &mut to),
             b'%' => {
+                to.settle();
                 blocks.see(tag)?;
-                block(tag, &mut out)?;
+                block(tag, &mut to.out)?;
+                to.mark = Some((to.out.len(), sign_of(tag)));
+                to.text = if matches!(name_of(tag), "endmacro" | "endcall") && blocks.depth > 0 { MACRO } else { 0 };
             }
-            _ => out.push_str(tag),
+            _ => to.out.push_str(tag),
         }
+        to.countable()?;
     }
-}
-
-/// Whether the engine can count lines and columns: both are 16 bits.
-///
-/// # Errors
-/// Says what there is too much of.
-pub(super) fn countable(source: &str) -> Result<(), String> {
-    const MOST: usize = 60_000;
-    let lines = source.split('\n').count();
-    let longest = source.split('\n').map(str::len).max().unwrap_or(0);
-    if lines > MOST {
-        return Err(format!("{lines} lines, expected at most {MOST}"));
-    }
-    if longest > MOST {
-        return Err(format!("a line of {longest} bytes (with its charges), expected at most {MOST}"));
-    }
-    Ok(())
 }
 
 /// Where the next `{{`, `{%` or `{#` begins.
@@ -149,57 +199,37 @@ fn parts(tag: &str) -> (&str, &str, &str) {
     (tag.get(..open).unwrap_or_default(), tag.get(open..cut).unwrap_or_default(), tag.get(cut..).unwrap_or_default())
 }
 
+/// The white-space control of the tag's end.
+fn sign_of(tag: &str) -> &str {
+    parts(tag).2.strip_suffix("%}").unwrap_or_default()
+}
+
 fn name_of(tag: &str) -> &str {
     let inside = parts(tag).1.trim_start();
     let end = inside.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inside.len());
     inside.get(..end).unwrap_or_default()
 }
 
-/// Literal text, with its charge.
-fn literal(text: &str, stripped: bool, out: &mut String) -> Result<(), String> {
-    let blank = text.trim().is_empty();
-    if text.len() <= FREE_TEXT || (stripped && blank) {
-        out.push_str(text);
-        return Ok(());
-    }
-    let at = match text.find(|c: char| !c.is_whitespace()) {
-        Some(at) => at,
-        // Between the first and the last line end, out of reach of trimming.
-        None => match (text.find('\n'), text.rfind('\n')) {
-            (Some(first), Some(last)) if last > first + 1 => last,
-            _ if text.len() <= MAX_BLANK => {
-                out.push_str(text);
-                return Ok(());
-            }
-            _ => return Err(format!("{} bytes of white space in one line, expected at most {MAX_BLANK}", text.len())),
-        },
-    };
-    let (before, behind) = text.split_at_checked(at).unwrap_or((text, ""));
-    out.push_str(before);
-    out.push_str(&format!("{{{{ ''|{TEXT}({}) }}}}", text.len()));
-    out.push_str(behind);
-    Ok(())
-}
-
 /// A raw block; returns what follows it, and whether the white space there is dropped.
-fn raw<'s>(tag: &str, behind: &'s str, out: &mut String) -> Result<(&'s str, bool), String> {
-    out.push_str(tag);
-    let mut from = 0;
+fn raw<'s>(tag: &str, behind: &'s str, to: &mut Charged) -> (&'s str, bool) {
+    to.out.push_str(tag);
+    let (mut from, mut end) = (0, 0);
     while let Some(at) = behind.get(from..).and_then(|t| t.find("{%")).map(|at| at + from) {
-        let Some(end) = behind.get(at..).and_then(|t| t.find("%}")).map(|end| at + end + 2) else { break };
+        if end < at + 4 {
+            let Some(next) = behind.get(at + 2..).and_then(|t| t.find("%}")) else { break };
+            end = at + 2 + next + 2;
+        }
         let close = behind.get(at..end).unwrap_or_default();
-        if close.len() > 4 && name_of(close) == "endraw" {
-            if at > MAX_BLANK {
-                return Err(format!("a raw block of {at} bytes, expected at most {MAX_BLANK}"));
-            }
+        if name_of(close) == "endraw" {
             let (inside, rest) = behind.split_at_checked(end).unwrap_or((behind, ""));
-            out.push_str(inside);
-            return Ok((rest, close.ends_with("-%}")));
+            to.text += at;
+            to.out.push_str(inside);
+            return (rest, close.ends_with("-%}"));
         }
         from = at + 2;
     }
-    out.push_str(behind);
-    Ok(("", false))
+    to.out.push_str(behind);
+    ("", false)
 }
 
 fn variable(tag: &str, out: &mut String) -> Result<(), String> {
@@ -240,7 +270,7 @@ fn block(tag: &str, out: &mut String) -> Result<(), String> {
 
 /// `targets = value` or `targets in value`.
 fn binding(name: &str, body: &str, out: &mut String) -> Result<(), String> {
-    let (targets, value) = split_binding(body, name);
+    let (targets, value) = split_binding(body, name)?;
     out.push_str(targets);
     // What goes into a namespace outlives the loop: it is looked at as a whole.
     let attribute = name == "set" && targets.contains('.');
@@ -260,11 +290,16 @@ fn binding(name: &str, body: &str, out: &mut String) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::budget::{CHARGE, FACTOR, FACTOR_CHAIN, ITERATE, PRODUCT, SLICE};
+    use super::super::budget::{
+        CHARGE, CONCATENATED, FACTOR, FACTOR_CHAIN, GATHER, ITERATE, JOINED, LITERAL, MADE, PRODUCT, SLICE, WRITTEN,
+    };
     use super::*;
 
+    /// Without charges of operands and of one byte of text.
     fn plain(source: &str) -> String {
-        charged(source).expect("sound").replace(&format!("|{CHARGE}"), "")
+        let text = format!("{{% if 0|{TEXT}(1) %}}{{% endif ");
+        let out = charged(source).expect("sound").replace(&format!("|{CHARGE}"), "");
+        out.replace(&format!("{text}%}}"), "").replace(&format!("{text}-%}}"), "")
     }
 
     #[test]
@@ -287,23 +322,58 @@ mod tests {
     #[test]
     fn operands_are_charged_where_they_end() {
         let cases = [
-            ("{{ a.b[0].c(d, e=f)|g }}", "{{ a.b[0].c(d|C, e=f|C)|g|C }}"),
-            ("{{ 'x' ~ a if (b) else -c }}", "{{ 'x' ~ a|C if (b|C)|C else -c|C }}"),
+            ("{{ a.b[0].c(d, e=f)|g }}", "{{ a.b[0].c(d|C, e=f|C)|g|M }}"),
+            ("{{ 'x' ~ a if (b) else -c }}", "{{ 'x' ~ a|O if (b|C)|C else -c|C }}"),
+            ("{{ a.b + c() - d + -e > f() }}", "{{ a.b|J + c()|J - d|J + -e|J > f()|M }}"),
             ("{{ a is not divisibleby(3) and b is in [c] }}", "{{ a|C is not divisibleby(3) and b|C is in [c|C] }}"),
+            ("{{ a in b or a.c() not in b }}", "{{ a|W|C in b|C or a.c()|W|M not in b|C }}"),
             ("{{ 'x' * 3 * n }}", "{{ 'x'|F * 3|P|G * n|C|P }}"),
-            ("{% set ns.a, b = {'k': v} %}", "{% set ns.a, b =( ({'k': v|C}|D)|C )|D%}"),
-            ("{% for a, b in x.items() recursive %}", "{% for a, b in x.items()|C|I recursive %}"),
-            ("{{ a[1:] ~ b[::-1] ~ c[:n] }}", "{{ (a|S(1, none))|C ~ (b|S(none, none, -1))|C ~ (c|S(none, n|C))|C }}"),
+            ("{% set ns.a, b = {'k': v} %}", "{% set ns.a, b =( ({'k': v|C}|L)|C )|D%}"),
+            ("{% for a in b * 2 + c -%}", "{% for a in( b|C|F * 2|P + c|J )|I -%}"),
+            ("{% for a in %}", "{% for a in %}"),
+            ("{% for a in b if c %}", "{% for a in( b|C )|N if c|C %}"),
+            ("{% for a, b in x.items() recursive %}", "{% for a, b in( x.items()|M )|I recursive %}"),
+            ("{{ a[1:] ~ b[::-1] ~ c[:n] }}", "{{ (a|S(1, none))|O ~ (b|S(none, none, -1))|O ~ (c|S(none, n|C))|O }}"),
             ("{% macro m(a, b='x' * 3) %}", "{% macro m(a, b='x'|F * 3|P) %}"),
         ];
         for (source, expected) in cases {
             let mut found = charged(source).expect("sound");
-            for (name, short) in
-                [(CHARGE, "C"), (DEEP, "D"), (FACTOR_CHAIN, "G"), (FACTOR, "F"), (PRODUCT, "P"), (SLICE, "S"), (ITERATE, "I")]
-            {
+            for (name, short) in [
+                (CHARGE, "C"),
+                (MADE, "M"),
+                (JOINED, "J"),
+                (CONCATENATED, "O"),
+                (WRITTEN, "W"),
+                (LITERAL, "L"),
+                (DEEP, "D"),
+                (FACTOR_CHAIN, "G"),
+                (FACTOR, "F"),
+                (PRODUCT, "P"),
+                (SLICE, "S"),
+                (ITERATE, "I"),
+                (GATHER, "N"),
+            ] {
                 found = found.replace(&format!("|{name}"), &format!("|{short}"));
             }
             assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn literal_text_is_charged_by_the_block_tag_before_it() {
+        let cases = [
+            ("a{{ 1 }}b", "a{{ 1 }}b"),
+            ("{% if 1 -%} ab{{ 1 }}c{# d #}e{%+ endif +%}", "{% if 1 -%}@5-@ ab{{ 1 }}c{# d #}e{%+ endif +%}"),
+            ("{% if 1 +%}\n{% raw %}{{{% endraw %}{%- endif %} ", "{% if 1 +%}@3+@\n{% raw %}{{{% endraw %}{%- endif %}@1@ "),
+            ("{% if 1 %}  {%- endif -%}  {{ 1 }}", "{% if 1 %}  {%- endif -%}  {{ 1 }}"),
+        ];
+        for (source, expected) in cases {
+            let charge = |text: &str, sign: &str| format!("{{% if 0|{TEXT}({text}) %}}{{% endif {sign}%}}");
+            let expected = expected.split('@').enumerate().map(|(n, part)| match part.split_at_checked(1) {
+                Some((text, sign)) if n % 2 == 1 => charge(text, sign),
+                _ => part.to_owned(),
+            });
+            assert_eq!(charged(source).expect("sound"), expected.collect::<String>());
         }
     }
 }
