@@ -5,7 +5,7 @@ use crate::source::{Source, unpacked};
 use crate::text::Text;
 use crate::{LmError, LmFamily, LmModel, Result};
 use rlx_compile::{Plan, Pool, Profile};
-use rlx_core::config::ConfigSource;
+use rlx_core::config::{ConfigSource, keys};
 use rlx_core::names::HeadCounts;
 use rlx_core::registry;
 use rlx_core::weights::{Access, Checkpoint, LoadOpts, WeightMap, open_with};
@@ -208,12 +208,14 @@ impl LmBuilder {
         Ok(if self.taps { graph.promote_taps(|_| true) } else { graph })
     }
 
+    /// Everything up to the plan: nothing of a weight is read.
     fn prepare(&self) -> Result<Prepared> {
         let path = self.weights.as_deref().ok_or(LmError::NoWeights)?;
         let checkpoint = Arc::new(open_with(self.load.clone().access(Access::Loader), path)?);
         registry::assert_family(&checkpoint, self.family)?;
         checkpoint.check_quantization()?;
         let config = ConfigSource::open(&checkpoint)?;
+        check_layers(&config, checkpoint.tensors().len())?;
         let unknown = HeadCounts { query: 1, key_value: 1 };
         let names = self.named(&checkpoint, unknown);
         let has = |name: &str| names.has(name);
@@ -281,5 +283,16 @@ impl LmBuilder {
             self.stream,
             checkpoint.path().into(),
         ))
+    }
+}
+
+/// Refuses more layers than there are tensors before a graph of them is built, which may be far larger than the files.
+fn check_layers(config: &ConfigSource, tensors: usize) -> Result<()> {
+    // A family may count its layers by another name.
+    match config.opt_usize(keys::LAYERS) {
+        Ok(Some(layers)) if layers > tensors => {
+            Err(config.invalid(keys::LAYERS, layers, format_args!("at most the {tensors} tensors of the checkpoint")).into())
+        }
+        _ => Ok(()),
     }
 }

@@ -53,14 +53,13 @@ fn windows(src: &ConfigSource, layers: usize) -> Result<Vec<Option<usize>>, Conf
         Some(true) => doc.opt_usize("sliding_window")?,
         _ => None,
     };
-    let sliding = |i: usize| -> Result<bool, ConfigError> {
-        match doc.opt_strings("layer_types")? {
-            Some(types) => match types.get(i) {
-                Some(t) => Ok(t == "sliding_attention"),
-                None => Err(doc.invalid("layer_types", format_args!("{layers} entries, one per layer"))),
-            },
-            None => Ok(i >= doc.opt_usize("max_window_layers")?.unwrap_or(layers)),
+    let Some(window) = window else { return Ok(vec![None; layers]) };
+    if let Some(types) = doc.opt_strings("layer_types")? {
+        if types.len() != layers {
+            return Err(doc.invalid("layer_types", format_args!("{layers} entries, one per layer")));
         }
-    };
-    (0..layers).map(|i| Ok(if window.is_some() && sliding(i)? { window } else { None })).collect()
+        return Ok(types.iter().map(|t| (t == "sliding_attention").then_some(window)).collect());
+    }
+    let first = doc.opt_usize("max_window_layers")?.unwrap_or(layers);
+    Ok((0..layers).map(|i| (i >= first).then_some(window)).collect())
 }

@@ -1,32 +1,79 @@
-//! Tokenizers and settings that do not fit the embedding table, each beside a valid twin.
+//! Tokenizers and settings that do not fit the weights, each beside a valid twin.
+//!
+//! Loading is measured up to where it refuses, against the size of all files.
 
+use rlx_bounds::{Counting, bounded};
 use rlx_lm::{LmError, LmRunner};
 use rlx_qwen3::Qwen3Runner;
 use serde_json::Value;
 use std::path::Path;
 
-/// The committed checkpoint of 320 embeddings with changed settings and tokenizer.
-fn load(change: impl FnOnce(&mut Value, &mut Value)) -> Result<LmRunner, LmError> {
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A directory with the committed checkpoint of 320 embeddings, settings and tokenizer changed, and its bytes.
+fn checkpoint(change: impl FnOnce(&mut Value, &mut Value)) -> (tempfile::TempDir, usize) {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/qwen3");
     let dir = tempfile::tempdir().unwrap();
     let json = |name: &str| serde_json::from_slice::<Value>(&std::fs::read(from.join(name)).unwrap()).unwrap();
     let (mut config, mut tokenizer) = (json("config.json"), json("tokenizer.json"));
     change(&mut config, &mut tokenizer);
-    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-    std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    std::fs::copy(from.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
-    Qwen3Runner::builder().weights(dir.path()).max_seq(64).build()
+    let (config, tokenizer) = (config.to_string(), tokenizer.to_string());
+    std::fs::write(dir.path().join("config.json"), &config).unwrap();
+    std::fs::write(dir.path().join("tokenizer.json"), &tokenizer).unwrap();
+    let weights = std::fs::copy(from.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    (dir, config.len() + tokenizer.len() + weights as usize)
+}
+
+fn build(dir: &Path) -> Result<LmRunner, LmError> {
+    Qwen3Runner::builder().weights(dir).max_seq(64).build()
+}
+
+fn load(change: impl FnOnce(&mut Value, &mut Value)) -> LmRunner {
+    build(checkpoint(change).0.path()).unwrap()
+}
+
+/// What loading the checkpoint is refused with, under the bounds of its files.
+#[track_caller]
+fn refused(change: impl FnOnce(&mut Value, &mut Value), parts: &[&str]) {
+    let (dir, bytes) = checkpoint(change);
+    let message = bounded(bytes, || build(dir.path()).err().expect("must be refused").to_string());
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+    assert!(message.len() < 4096, "{} bytes of message", message.len());
 }
 
 #[test]
 fn gguf_15_vocab_size_against_the_embedding_tensor() {
-    assert_eq!(load(|_, _| {}).unwrap().vocab_size(), 320);
-    for rows in [319, 321] {
-        let message = load(|config, _| config["vocab_size"] = rows.into()).err().unwrap().to_string();
-        for part in ["model.embed_tokens.weight", &rows.to_string(), "320"] {
-            assert!(message.contains(part), "{part:?} is not in: {message}");
-        }
+    assert_eq!(load(|_, _| {}).vocab_size(), 320);
+    for rows in [319, 321, 1 << 30] {
+        refused(|config, _| config["vocab_size"] = rows.into(), &["model.embed_tokens.weight", &rows.to_string(), "320"]);
     }
+}
+
+/// As many layers as a file may say, of a checkpoint that has three.
+#[test]
+fn config_25_more_layers_than_the_checkpoint_has() {
+    load(|config, _| config["num_hidden_layers"] = 3.into());
+    refused(|config, _| config["num_hidden_layers"] = 4.into(), &["model.layers.3."]);
+    refused(|config, _| config["num_hidden_layers"] = 4096.into(), &["num_hidden_layers is 4096", "tensors of the checkpoint"]);
+}
+
+/// One kind of attention per layer, in a list that is read once.
+#[test]
+fn config_25_layer_types() {
+    let types = |layers: usize, n: usize| {
+        move |config: &mut Value, _: &mut Value| {
+            config["num_hidden_layers"] = layers.into();
+            (config["use_sliding_window"], config["sliding_window"]) = (true.into(), 16.into());
+            config["layer_types"] = vec!["sliding_attention"; n].into();
+        }
+    };
+    load(types(3, 3));
+    refused(types(3, 2), &["layer_types is", "3 entries, one per layer"]);
+    refused(types(3, 4096), &["layer_types is", "3 entries, one per layer"]);
+    refused(types(3, 500_000), &["layer_types is", "at most 4096"]);
 }
 
 #[test]
@@ -43,10 +90,14 @@ fn tokenizer_27_tokens_beyond_the_embeddings() {
             }
         }
     };
-    load(|_, _| {}).unwrap().tokenizer().unwrap();
-    let refused = load(added(320, false)).unwrap();
-    let message = refused.tokenizer().err().unwrap().to_string();
+    load(|_, _| {}).tokenizer().unwrap();
+    let (dir, bytes) = checkpoint(added(320, false));
+    // The model is sound and runs on token ids, so only its text is refused.
+    let refused = build(dir.path()).unwrap();
+    let message = bounded(0, || refused.tokenizer().err().unwrap().to_string());
     assert!(message.contains("token 320 `<new320>`") && message.contains("the 320 embeddings"), "{message}");
+    let weights = rlx_core::weights::open_with(rlx_core::LoadOpts::map(), dir.path()).unwrap();
+    bounded(bytes, || rlx_lm::Text::open(&weights)).unwrap();
     // Control tokens that nothing asks for.
-    load(added(320, true)).unwrap().tokenizer().unwrap();
+    load(added(320, true)).tokenizer().unwrap();
 }
