@@ -3,12 +3,16 @@
 mod common;
 
 use common::{dir_with, fixture, oracle, safetensors};
+use rlx_bounds::{Counting, bounded};
 use rlx_core::check::{Container, Judgement, Kind, Outline, Verdict, judge};
 use rlx_core::config::{DecoderConfig, Key};
 use rlx_core::registry::Family;
 use rlx_core::weights::LoadOpts;
 use rlx_gguf::{GgufWriter, StringArray, TensorType, Value};
 use std::path::Path;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// A family that answers to the names of the fixtures.
 struct Toy;
@@ -34,9 +38,14 @@ impl Family for Toy {
     }
 }
 
+/// The judgement of a file or directory, under the bounds of its files.
 fn check(path: &Path) -> Judgement {
-    let outline = Outline::open(path, &LoadOpts::default()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    judge(&outline, &[&Toy])
+    let files = if path.is_dir() { std::fs::read_dir(path).unwrap().map(|e| e.unwrap().path()).collect() } else { vec![path.to_owned()] };
+    let bytes: u64 = files.iter().map(|f| f.metadata().unwrap().len()).sum();
+    bounded(bytes as usize, || {
+        let outline = Outline::open(path, &LoadOpts::default()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        judge(&outline, &[&Toy])
+    })
 }
 
 fn unimplemented(j: &Judgement) -> &str {
