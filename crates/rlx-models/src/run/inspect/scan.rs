@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 /// Bytes a thread looks at before it gives their pages back: what it holds of a mapped file.
 const PIECE: usize = 4 << 20;
 /// Elements of a block format dequantised at once.
-const RUN: usize = 1 << 14;
+const RUN: usize = 1 << 12;
 /// Most tensors listed in text; JSON has them all.
 const LISTED: usize = 64;
 
@@ -250,6 +250,48 @@ fn scan(c: &Checkpoint, t: &TensorMeta, buffer: &mut Vec<f32>, tell: &mut dyn Fn
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rlx_bounds::{Counting, bounded};
+    use rlx_core::weights::{LoadOpts, open_with};
+    use rlx_gguf::{GgufWriter, TensorType};
+
+    #[global_allocator]
+    static ALLOCATOR: Counting = Counting;
+
+    /// Opens a file and scans it with one thread, which is the one that is measured.
+    fn scanned(writer: &GgufWriter<'_>) -> (Value, String) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (file, bytes) = (dir.path().join("m.gguf"), writer.to_bytes());
+        std::fs::write(&file, &bytes).expect("written");
+        bounded(bytes.len(), || {
+            let checkpoint = open_with(LoadOpts::map(), &file).expect("opens");
+            let scan = Scan::of(&checkpoint, Some(1), Notes::new(true));
+            let mut page = Page::default();
+            scan.text(&mut page);
+            (scan.json(), page.finish())
+        })
+    }
+
+    #[test]
+    fn weights_18_scanning_stays_within_the_bounds() {
+        let with = |norm: f32, scale: u16| {
+            let q8 = TensorType::Block(BlockFormat::Q8_0);
+            let blocks: Vec<u8> = (0..512).flat_map(|_| [&scale.to_le_bytes()[..], &[1; 32]].concat()).collect();
+            let mut w = GgufWriter::new();
+            w.tensor("norm", TensorType::F32, &[64], [norm.to_le_bytes(); 64].concat()).expect("fits");
+            w.tensor("w", q8, &[512, 32], blocks).expect("fits");
+            scanned(&w)
+        };
+        let clean = with(1.0, 0x3c00);
+        assert_eq!((&clean.0["not_finite"], &clean.0["all_zero"]), (&json!([]), &json!([])));
+        assert!(clean.1.contains("clean"), "{}", clean.1);
+        let nan = with(f32::NAN, 0x7e00);
+        assert_eq!((&nan.0["not_finite"][0]["nan"], &nan.0["not_finite"][1]["nan"]), (&64.into(), &(512 * 32).into()));
+        let inf = with(f32::INFINITY, 0x7c00);
+        assert_eq!((&inf.0["not_finite"][0]["inf"], &inf.0["not_finite"][1]["inf"]), (&64.into(), &(512 * 32).into()));
+        let zero = with(-0.0, 0);
+        assert_eq!((zero.0["all_zero"][0]["name"].as_str(), zero.0["all_zero"][1]["name"].as_str()), (Some("norm"), Some("w")));
+        assert!(zero.1.contains("all zero    2 tensors"), "{}", zero.1);
+    }
 
     fn of(dtype: DType, data: &[u8]) -> Values {
         let mut v = Values::default();
