@@ -24,6 +24,18 @@ pub enum LmError {
     /// The vocabulary in GGUF metadata cannot be read.
     #[error(transparent)]
     Vocab(#[from] rlx_core::vocab::VocabError),
+    /// The vocabulary in GGUF metadata cannot be used.
+    #[error("{file}: {source} ({key} at byte {offset})", file = file.display())]
+    Vocabulary {
+        /// The file.
+        file: PathBuf,
+        /// The metadata key.
+        key: String,
+        /// Where the element that it is about begins, or the entry of the key, or all metadata where the key is missing.
+        offset: u64,
+        /// What is wrong.
+        source: rlx_text::TextError,
+    },
     /// Tokenizer, template or sampler.
     #[error(transparent)]
     Text(#[from] rlx_text::TextError),

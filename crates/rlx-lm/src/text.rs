@@ -1,9 +1,10 @@
 //! Tokenizer and chat template of a checkpoint.
 
 use crate::{LmError, Result};
-use rlx_core::vocab::GgufVocab;
+use rlx_core::vocab::{GgufVocab, place};
 use rlx_core::weights::Checkpoint;
-use rlx_text::{ChatTemplate, Tokenizer};
+use rlx_gguf::Gguf;
+use rlx_text::{ChatTemplate, TextError, Tokenizer};
 use serde_json::{Map, Value};
 use std::path::Path;
 use std::sync::Arc;
@@ -34,10 +35,13 @@ impl Text {
     /// weights.
     pub fn open(checkpoint: &Checkpoint) -> Result<Text> {
         let dir = checkpoint.dir();
-        let vocab = checkpoint.gguf().map(|g| GgufVocab::read(g)).transpose()?.flatten();
+        let vocab = checkpoint.gguf().map(|g| Ok::<_, LmError>(GgufVocab::read(g)?.map(|v| (g, v)))).transpose()?.flatten();
         let file = dir.join("tokenizer.json");
         let (tokenizer, template) = match (&vocab, file.is_file()) {
-            (Some(v), _) => (Tokenizer::from_gguf(&convert(v))?, ChatTemplate::compile(v.templates())),
+            (Some((gguf, v)), _) => {
+                let tokenizer = Tokenizer::from_gguf(&convert(v)).map_err(|e| placed(gguf, e))?;
+                (tokenizer, ChatTemplate::compile(v.templates()))
+            }
             (None, true) => {
                 let config = json(&dir.join("tokenizer_config.json"))?;
                 (Tokenizer::from_file(&file)?, ChatTemplate::from_dir(dir, config.as_ref()))
@@ -61,6 +65,17 @@ impl Text {
             Some((id, token)) => Err(LmError::NoEmbedding { path: path.into(), id, token: token.chars().take(40).collect(), rows }),
             None => Ok(self),
         }
+    }
+}
+
+/// An error about a vocabulary, with its place in the file that the vocabulary is from.
+pub(crate) fn placed(gguf: &Gguf, source: TextError) -> LmError {
+    match source.vocabulary_key() {
+        Some((field, element)) => {
+            let (file, key, offset) = place(gguf, field, element);
+            LmError::Vocabulary { file, key, offset, source }
+        }
+        None => source.into(),
     }
 }
 

@@ -98,7 +98,9 @@ impl GgufVocab {
         }
         for (i, t) in tokens.iter().enumerate() {
             if t.len() > MAX_TOKEN_BYTES {
-                return Err(r.invalid("tokens", format!("token {i} of {} bytes", t.len()), format!("at most {MAX_TOKEN_BYTES}")));
+                let (file, field, offset) = place(gguf, "tokens", Some(i));
+                let (found, expected) = (format!("token {i} of {} bytes", t.len()), format!("at most {MAX_TOKEN_BYTES}"));
+                return Err(VocabError::Invalid { file, field, offset, found, expected });
             }
         }
         let merges = gguf.find::<&StringArray>(&full("merges"))?;
@@ -188,8 +190,8 @@ struct Reader<'g> {
 
 impl Reader<'_> {
     fn invalid(&self, name: &str, found: String, expected: String) -> VocabError {
-        let file = self.gguf.path().map_or_else(|| "GGUF bytes in memory".into(), PathBuf::from);
-        VocabError::Invalid { file, field: full(name), offset: self.gguf.offset_of(&full(name)), found, expected }
+        let (file, field, offset) = place(self.gguf, name, None);
+        VocabError::Invalid { file, field, offset, found, expected }
     }
 
     fn text(&self, key: &str) -> Result<Option<String>, VocabError> {
@@ -236,6 +238,14 @@ impl Reader<'_> {
             Some(other) => Err(self.invalid(name, other.type_name(), "an array of bytes".into())),
         }
     }
+}
+
+/// Where a vocabulary says something: the file, the key in full, and the byte at which the element of its list begins, or
+/// the entry of the key; of a key that is absent, the metadata.  `name` is the key without `tokenizer.ggml.`.
+pub fn place(gguf: &Gguf, name: &str, element: Option<usize>) -> (PathBuf, String, u64) {
+    let (file, key) = (gguf.path().map_or_else(|| "GGUF bytes in memory".into(), PathBuf::from), full(name));
+    let offset = element.map_or_else(|| gguf.offset_of(&key), |n| gguf.offset_of_element(&key, n));
+    (file, key, offset)
 }
 
 fn full(name: &str) -> String {

@@ -365,6 +365,8 @@ fn the_vocabulary_of_the_committed_file_reads() {
 
 #[test]
 fn gguf_15_vocabulary() {
+    // Where the entry of the last key and the first element of its list begin.
+    let at = std::cell::Cell::new((0, 0));
     let read = |key: &str, value: Value| {
         let list = |v: &[&str]| Value::from(v.iter().collect::<rlx_gguf::StringArray>());
         let mut all: Vec<(String, Value)> = [
@@ -379,11 +381,13 @@ fn gguf_15_vocabulary() {
         let key = format!("tokenizer.ggml.{key}");
         all.retain(|kv| kv.0 != key);
         let mut writer = GgufWriter::new();
-        for (k, v) in all.into_iter().chain([(key, value)]) {
+        for (k, v) in all.into_iter().chain([(key.clone(), value)]) {
             writer.put(&k, v).unwrap();
         }
         let bytes = writer.to_bytes();
         let n = bytes.len();
+        let entry = bytes.windows(key.len()).rposition(|w| w == key.as_bytes()).unwrap() - 8;
+        at.set((entry, entry + 8 + key.len() + 4 + 4 + 8));
         let gguf = Gguf::from_bytes(bytes).unwrap();
         bounded(n, || GgufVocab::read(&gguf)).map_err(|e| e.to_string())
     };
@@ -408,6 +412,11 @@ fn gguf_15_vocabulary() {
     ] {
         let message = read(key, value).expect_err(key);
         assert!(message.contains(why) && message.contains("tokenizer.ggml."), "{key}: {message}");
+        let entry = at.get();
+        assert!(
+            message.contains(&format!(" at byte {}", if why.starts_with("token 0") { entry.1 } else { entry.0 })),
+            "{entry:?} {message}"
+        );
     }
 }
 

@@ -30,6 +30,8 @@ pub enum TextError {
     Vocab {
         /// The metadata key, without `tokenizer.ggml.`.
         field: &'static str,
+        /// Which element of its list, where it is about one.
+        element: Option<usize>,
         /// What was found and expected.
         reason: String,
     },
@@ -122,8 +124,13 @@ pub fn json_reason(json: &[u8], e: &serde_json::Error) -> String {
     if e.line() == 0 {
         return e.to_string();
     }
-    let before: usize = json.split_inclusive(|b| *b == b'\n').take(e.line() - 1).map(<[u8]>::len).sum();
-    format!("{e} (byte {})", before + e.column().saturating_sub(1))
+    format!("{e} (byte {})", json_read(json, e).saturating_sub(1))
+}
+
+/// How many bytes of a JSON text were read when an error was met.
+pub(crate) fn json_read(json: &[u8], e: &serde_json::Error) -> usize {
+    let before: usize = json.split_inclusive(|b| *b == b'\n').take(e.line().saturating_sub(1)).map(<[u8]>::len).sum();
+    before + e.column()
 }
 
 fn at(line: &Option<usize>) -> String {
@@ -132,7 +139,21 @@ fn at(line: &Option<usize>) -> String {
 
 impl TextError {
     pub(crate) fn vocab(field: &'static str, reason: impl Into<String>) -> Self {
-        Self::Vocab { field, reason: reason.into() }
+        Self::Vocab { field, element: None, reason: reason.into() }
+    }
+    /// About one element of a list.
+    pub(crate) fn vocab_element(field: &'static str, element: usize, reason: impl Into<String>) -> Self {
+        Self::Vocab { field, element: Some(element), reason: reason.into() }
+    }
+    /// What an error about a GGUF vocabulary is about: a key without `tokenizer.ggml.`, and an element of its list.  Whoever
+    /// has the file finds the byte with it.
+    pub fn vocabulary_key(&self) -> Option<(&'static str, Option<usize>)> {
+        match self {
+            Self::Vocab { field, element, .. } => Some((field, *element)),
+            Self::UnsupportedVocab { .. } => Some(("model", None)),
+            Self::UnknownPre { .. } => Some(("pre", None)),
+            _ => None,
+        }
     }
     /// The same words once more: what a template's error says can be told each time it is asked for.
     #[must_use]

@@ -81,11 +81,18 @@ fn refused(model: &str, f: impl FnOnce(&mut GgufVocab), parts: &[&str]) {
     let mut vocab = sound(model);
     Tokenizer::from_gguf(&vocab).expect("the twin is sound");
     f(&mut vocab);
-    let message = bounded(size(&vocab), || Tokenizer::from_gguf(&vocab)).expect_err("refused").to_string();
+    let error = bounded(size(&vocab), || Tokenizer::from_gguf(&vocab)).expect_err("refused");
+    let message = error.to_string();
     assert!(message.len() < 4096, "{} bytes of message", message.len());
     for part in parts {
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     }
+    // The place in the file follows from the key and the element that are blamed: the last that the message speaks of.
+    let (key, element) = error.vocabulary_key().expect("a key of the vocabulary");
+    assert!(message.contains(key) || ["model", "pre"].contains(&key), "{key} {message}");
+    let number = |part: &str| ["token ", "byte token ", "merge "].iter().find_map(|name| part.strip_prefix(name)?.parse::<usize>().ok());
+    let blamed = parts.iter().rev().find_map(|part| number(part));
+    assert!(blamed.is_none() || element == blamed, "{element:?} {message}");
 }
 
 #[test]
@@ -136,12 +143,20 @@ fn qwen2() -> Value {
 }
 
 /// A file that is refused, within the bounds.
+#[track_caller]
 fn refused_json(bytes: &[u8], parts: &[&str]) {
     let message = bounded(bytes.len(), || Tokenizer::from_bytes(bytes)).expect_err("refused").to_string();
     assert!(message.len() < 4096, "{} bytes of message", message.len());
     for part in parts {
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     }
+}
+
+/// As [`refused_json`], because of the value that begins where `wrong` first stands.
+#[track_caller]
+fn refused_at(bytes: &[u8], wrong: &str, parts: &[&str]) {
+    let begin = bytes.windows(wrong.len()).position(|w| w == wrong.as_bytes()).expect("it is there");
+    refused_json(bytes, &[&[&*format!(" at byte {begin}: ")], parts].concat());
 }
 
 /// The fixture with its split pattern replaced.
@@ -168,7 +183,8 @@ fn tokenizer_26_nested_quantifiers() {
         refused_pattern(bad, &["pattern", "at byte ", "automaton of more than 1048576 bytes"]);
     }
     for bad in ["(a+)+(?!b)", "(?=(a*)*b)", r"(a+a+)+\1", "(?>x)(a*)*b", "(?:(?:a{100}){100}){100}"] {
-        refused_json(&with_pattern(bad), &["pattern", "line"]);
+        let spelled = json!(bad).to_string();
+        refused_at(&with_pattern(bad), &spelled, &["tokenizer.json, pre_tokenizer.pretokenizers[0].pattern.Regex at byte"]);
     }
 }
 
@@ -263,14 +279,14 @@ fn tokenizer_27_accepted_vocabularies_are_bounded_per_byte() {
 fn tokenizer_26_look_behind() {
     let tokenizer = loads(&with_pattern(r"(?<=a)b|[^ab]+"));
     assert_eq!(tokenizer.decode(&tokenizer.encode("abc", false).expect("encodes"), false).expect("decodes"), "abc");
-    assert!(Tokenizer::from_bytes(&with_pattern(r"(?<=a")).is_err());
-    refused_pattern(r"(?<=a+b*)c", &["pattern"]);
+    refused_at(&with_pattern(r"(?<=a"), r#""(?<=a"#, &["pretokenizers[0].pattern.Regex"]);
+    refused_at(&with_pattern(r"(?<=a+b*)c"), r#""(?<=a+b*)c"#, &["pretokenizers[0].pattern.Regex"]);
 }
 
 #[test]
 fn tokenizer_26_a_megabyte_of_carets() {
-    refused_json(&with_pattern(&"^".repeat(1 << 20)), &["1048576 bytes", "expected at most"]);
-    refused_json(&with_pattern(&"(".repeat(10_000)), &["pattern"]);
+    refused_at(&with_pattern(&"^".repeat(1 << 20)), "\"^^", &["1048576 bytes", "expected at most"]);
+    refused_at(&with_pattern(&"(".repeat(10_000)), "\"((", &["pattern"]);
     loads(&with_pattern(&"^".repeat(100)));
     encodes_a_megabyte(&loads(qwen2().to_string().as_bytes()), "^");
     let vocab = common::gguf_vocab(committed("tokenizers/qwen2").join("tokenizer.gguf"));
@@ -339,17 +355,17 @@ fn around(id: u32) -> Value {
 fn tokenizer_27_an_unknown_token_without_text() {
     let with =
         |unknown: &str| format!(r#"{{"model":{{"type":"WordLevel","vocab":{{"a":0,"":1,"?":2}},"unk_token":"{unknown}"}}}}"#).into_bytes();
-    refused_json(&with(""), &["unknown token", "empty text"]);
+    refused_at(&with(""), "\"\"}}", &["model.unk_token", "unknown token", "empty text"]);
     assert_eq!(loads(&with("?")).encode("b", false).expect("encodes"), [2]);
     let unigram =
         |id: u32| format!(r#"{{"model":{{"type":"Unigram","vocab":[["?",-1.0],["",-1.0],["a",-1.0]],"unk_id":{id}}}}}"#).into_bytes();
-    refused_json(&unigram(1), &["unknown token", "empty text"]);
+    refused_at(&unigram(1), "1}}", &["model.unk_id", "unknown token", "empty text"]);
     assert_eq!(loads(&unigram(0)).encode("b", false).expect("encodes"), [0]);
     let spelled = |token: &str| {
         format!(r#"{{"decoder":{{"type":"ByteFallback"}},"model":{{"type":"BPE","vocab":{{"a":0,"{token}":1}},"merges":[]}}}}"#)
             .into_bytes()
     };
-    refused_json(&spelled("<0x+A>"), &["<0x+A>", "two hexadecimal digits"]);
+    refused_at(&spelled("<0x+A>"), "1},\"merges", &["model.vocab.\"<0x+A>\"", "two hexadecimal digits"]);
     loads(&spelled("<0x0A>"));
 }
 
@@ -361,16 +377,29 @@ fn tokenizer_27_added_tokens() {
         v.to_string().into_bytes()
     };
     loads(&changed(&|_| {}));
-    refused_json(&changed(&|v| v["added_tokens"][0]["content"] = "".into()), &["added_tokens", "no text"]);
-    refused_json(&changed(&|v| v["added_tokens"][0]["id"] = (1u64 << 31).into()), &["added_tokens", "2147483648"]);
-    refused_json(&changed(&|v| v["model"]["vocab"]["a"] = (1u64 << 31).into()), &["vocab", "2147483648"]);
-    refused_json(&changed(&|v| v["model"]["vocab"]["a"] = u64::MAX.into()), &["vocab", "18446744073709551615"]);
-    refused_json(&changed(&|v| v["model"]["vocab"]["a"] = (-1).into()), &["line"]);
-    refused_json(&changed(&|v| v["added_tokens"][1]["id"] = v["added_tokens"][0]["id"].clone()), &["added_tokens", "both have id"]);
-    refused_json(&changed(&|v| v["model"]["vocab"]["a"] = v["model"]["vocab"]["b"].clone()), &["vocab", "both have id"]);
-    refused_json(&changed(&|v| v["added_tokens"][0]["id"] = v["model"]["vocab"]["b"].clone()), &["one token in vocab and another"]);
-    refused_json(&changed(&|v| v["added_tokens"] = json!("none")), &["list of added tokens"]);
-    refused_json(&changed(&|v| v["post_processor"] = around(9_999)), &["post_processor", "id 9999"]);
+    // Added tokens are told by where their objects begin, their contents being told apart.
+    let object = |v: &Value, i: usize| v["added_tokens"][i].to_string();
+    let added = |f: &dyn Fn(&mut Value), i: usize, parts: &[&str]| {
+        let bytes = changed(f);
+        let v: Value = serde_json::from_slice(&bytes).expect("JSON");
+        refused_at(&bytes, &object(&v, i), &[&[&*format!("added_tokens[{i}] at byte")], parts].concat());
+    };
+    added(&|v| v["added_tokens"][0]["content"] = "".into(), 0, &["no text"]);
+    added(&|v| v["added_tokens"][0]["id"] = (1u64 << 31).into(), 0, &["2147483648"]);
+    refused_at(&changed(&|v| v["model"]["vocab"]["a"] = (1u64 << 31).into()), "2147483648", &["model.vocab.a", "id 2147483648"]);
+    refused_at(&changed(&|v| v["model"]["vocab"]["a"] = u64::MAX.into()), "18446744073709551615", &["model.vocab.a"]);
+    refused_at(&changed(&|v| v["model"]["vocab"]["a"] = (-1).into()), "-1", &["model.vocab.a", "expected the id of a token"]);
+    added(&|v| v["added_tokens"][1]["id"] = v["added_tokens"][0]["id"].clone(), 1, &["both have id"]);
+    let twice = changed(&|v| v["model"]["vocab"]["b"] = v["model"]["vocab"]["a"].clone());
+    let entry = format!("{},\"c\":", qwen2()["model"]["vocab"]["a"]);
+    refused_at(&twice, &entry, &["model.vocab.b", "both have id"]);
+    added(&|v| v["added_tokens"][0]["id"] = v["model"]["vocab"]["b"].clone(), 0, &["one token in vocab and another"]);
+    refused_at(&changed(&|v| v["added_tokens"] = json!("none")), "\"none\"", &["added_tokens", "list of added tokens"]);
+    refused_at(&changed(&|v| v["post_processor"] = around(9_999)), "9999", &["post_processor.sep[1]", "id 9999"]);
+    // However the file is laid out.
+    let mut v = qwen2();
+    v["model"]["vocab"]["a"] = (1u64 << 31).into();
+    refused_at(format!("{v:#}").as_bytes(), "2147483648", &["model.vocab.a"]);
     assert_eq!(loads(&changed(&|v| v["post_processor"] = around(1))).encode("", true).expect("encodes"), [1, 1]);
     // A special token longer than the text is no reason to refuse either.
     let long = loads(&changed(&|v| v["added_tokens"][0]["content"] = "<|x|>".repeat(100).into()));
@@ -387,7 +416,7 @@ fn tokenizer_27_depth() {
         sound.to_string().replacen("\"normalizer\":null", &format!("\"normalizer\":{normalizer}"), 1).into_bytes()
     };
     loads(&nested(10));
-    refused_json(&nested(10_000), &["tokenizer.json", "recursion limit"]);
+    refused_json(&nested(10_000), &["tokenizer.json", "recursion limit", "(byte "]);
     refused_json("[".repeat(1 << 20).as_bytes(), &["tokenizer.json"]);
     refused_json("{\"a\":".repeat(100_000).as_bytes(), &["tokenizer.json"]);
     refused_json("{\"decoder\":".repeat(100_000).as_bytes(), &["recursion limit"]);
@@ -404,8 +433,8 @@ fn tokenizer_27_replacements_that_explode() {
     };
     let doubled = loads(&normalized(3, "aa"));
     assert_eq!(doubled.decode(&doubled.encode("a", false).expect("encodes"), false).expect("decodes"), "a".repeat(8));
-    refused_json(&normalized(100, "aa"), &["normalizer", "times longer"]);
-    refused_json(&normalized(1, &"a".repeat(1 << 20)), &["normalizer", "times longer"]);
+    refused_json(&normalized(100, "aa"), &["normalizer.normalizers[12].content at byte", "times longer"]);
+    refused_at(&normalized(1, &"a".repeat(1 << 20)), "\"aaa", &["normalizer", "times longer"]);
 }
 
 #[test]
@@ -415,12 +444,22 @@ fn tokenizer_27_unknown_parts() {
         f(&mut v);
         v.to_string().into_bytes()
     };
-    refused_json(&changed(&|v| v["decoder"]["type"] = "Mystery".into()), &["decoder", "unknown type", "ByteLevel"]);
-    refused_json(&changed(&|v| v["normalizer"]["type"] = "Mystery".into()), &["normalizer", "unknown type", "NFC"]);
-    refused_json(&changed(&|v| v["model"]["type"] = "Mystery".into()), &["model", "unknown type", "BPE"]);
-    refused_json(&changed(&|v| v["pre_tokenizer"]["pretokenizers"][0]["type"] = "Mystery".into()), &["pre_tokenizer", "unknown type"]);
-    refused_json(&changed(&|v| v["model"]["vocab"] = json!(["a", "b"])), &["vocab", "list", "map"]);
-    refused_json(br#"{"model":{"type":"Unigram","unk_id":0,"vocab":{"a":0}}}"#, &["vocab", "map", "list"]);
+    let mystery = "\"Mystery\"";
+    refused_at(&changed(&|v| v["decoder"]["type"] = "Mystery".into()), mystery, &["decoder.type", "unknown type", "ByteLevel"]);
+    refused_at(&changed(&|v| v["normalizer"]["type"] = "Mystery".into()), mystery, &["normalizer.type", "unknown type", "NFC"]);
+    refused_at(&changed(&|v| v["model"]["type"] = "Mystery".into()), mystery, &["model.type", "unknown type", "BPE"]);
+    let inner = changed(&|v| v["pre_tokenizer"]["pretokenizers"][0]["type"] = "Mystery".into());
+    refused_at(&inner, mystery, &["pre_tokenizer.pretokenizers[0].type", "unknown type"]);
+    refused_at(&changed(&|v| v["model"]["vocab"] = json!(["a", "b"])), r#"["a","b"]"#, &["model.vocab", "list", "map"]);
+    refused_at(br#"{"model":{"type":"Unigram","unk_id":0,"vocab":{"a":0}}}"#, r#"{"a":0}"#, &["model.vocab", "map", "list"]);
+    // What the tokenizers crate itself refuses.
+    let with = |decoder: &str| format!(r#"{{"decoder":{decoder},"model":{{"type":"BPE","vocab":{{"a":0}},"merges":[]}}}}"#).into_bytes();
+    loads(&with(r#"{"type":"Strip","content":" ","start":1,"stop":0}"#));
+    refused_at(&with(r#"{"type":"Strip"}"#), r#"{"type":"Strip"}"#, &["decoder at byte"]);
+    let merges = |m: Value| changed(&|v| v["model"]["merges"] = m.clone());
+    loads(&merges(json!([["i", "n"]])));
+    refused_at(&merges(json!([["i", "n"], ["i", "\u{1}"]])), r#"["i","\u0001"]"#, &["model.merges[1]", "not in the vocabulary"]);
+    refused_at(&merges(json!(["i n", "zz n"])), "\"zz n\"", &["model.merges[1]", "not in the vocabulary"]);
     assert_eq!(loads(br#"{"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0],["a",-1.5]]}}"#).id("a"), Some(1));
     refused_json(br#"{"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0],["a",1e400]]}}"#, &["line 1"]);
     refused_json(&[], &["tokenizer.json"]);

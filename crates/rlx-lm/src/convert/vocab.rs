@@ -1,6 +1,6 @@
 //! Tokenizer and chat template in both worlds.
 
-use crate::text::{convert, json};
+use crate::text::{convert, json, placed};
 use crate::{LmError, Result};
 use rlx_core::config::ConfigSource;
 use rlx_core::convert::Output;
@@ -98,7 +98,7 @@ pub(super) fn for_directory(checkpoint: &Checkpoint, config: &ConfigSource, outp
         return Ok(());
     };
     let vocab = GgufVocab::read(gguf)?.ok_or_else(|| no_tokenizer(checkpoint))?;
-    let (tokenizer, mut names) = rlx_text::tokenizer::convert::from_gguf(&convert(&vocab))?;
+    let (tokenizer, mut names) = rlx_text::tokenizer::convert::from_gguf(&convert(&vocab)).map_err(|e| placed(gguf, e))?;
     rlx_text::Tokenizer::from_bytes(tokenizer.to_string().as_bytes())?;
     names.extend(vocab.chat_template.as_ref().map(|t| ("chat_template".to_owned(), Value::from(t.as_str()))));
     let mut generation = Map::new();

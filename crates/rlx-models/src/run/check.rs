@@ -297,6 +297,7 @@ fn demoted(e: &LmError, family: &str) -> Option<Verdict> {
         LmError::Names(e) => unfit(e),
         LmError::Build { .. } => unfit(e),
         LmError::Vocab(e) => Verdict::KnownUnimplemented(format!("its vocabulary: {e}")),
+        LmError::Vocabulary { .. } => Verdict::KnownUnimplemented(format!("its vocabulary: {e}")),
         LmError::Text(e) => Verdict::KnownUnimplemented(format!("its tokenizer or template: {e}")),
         _ => return None,
     })

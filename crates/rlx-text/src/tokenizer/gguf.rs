@@ -82,7 +82,7 @@ impl TokenType {
             5 => Self::Unused,
             6 => Self::Byte,
             _ => {
-                return Err(TextError::vocab("token_type", format!("token {id} has type {n}, expected 0 to 6")));
+                return Err(TextError::vocab_element("token_type", id, format!("token {id} has type {n}, expected 0 to 6")));
             }
         })
     }
@@ -133,7 +133,7 @@ pub(super) fn check(vocab: &GgufVocab) -> Result<CheckedVocab> {
     same_length("scores", vocab.scores.as_ref().map(Vec::len), n)?;
     same_length("token_type", vocab.token_types.as_ref().map(Vec::len), n)?;
     if let Some(at) = vocab.scores.iter().flatten().position(|s| s.is_nan()) {
-        return Err(TextError::vocab("scores", format!("the score of token {at} is not a number")));
+        return Err(TextError::vocab_element("scores", at, format!("the score of token {at} is not a number")));
     }
     let [fim_pre, fim_suf, fim_mid] = vocab.fim_ids;
     let fields = [
@@ -179,10 +179,18 @@ fn index(tokens: &[String], types: &[TokenType]) -> Result<(Texts, Index)> {
     for ((id, token), kind) in tokens.iter().enumerate().zip(types) {
         if token.len() > MAX_TOKEN_BYTES {
             let found = token.len();
-            return Err(TextError::vocab("tokens", format!("token {id} has {found} bytes, expected at most {MAX_TOKEN_BYTES}")));
+            return Err(TextError::vocab_element(
+                "tokens",
+                id,
+                format!("token {id} has {found} bytes, expected at most {MAX_TOKEN_BYTES}"),
+            ));
         }
         if *kind == TokenType::Byte && bytes::byte_token(token).is_none() {
-            return Err(TextError::vocab("tokens", format!("byte token {id} is `{}`, expected <0x00> to <0xFF>", shorten(token))));
+            return Err(TextError::vocab_element(
+                "tokens",
+                id,
+                format!("byte token {id} is `{}`, expected <0x00> to <0xFF>", shorten(token)),
+            ));
         }
     }
     let mut texts = Texts::with_capacity(tokens.len(), tokens.iter().map(String::len).sum());
@@ -195,7 +203,11 @@ fn index(tokens: &[String], types: &[TokenType]) -> Result<(Texts, Index)> {
     // Empty tokens fill gaps in some files; text can never name them.
     for (id, token) in (0u32..).zip(tokens).filter(|(_, t)| !t.is_empty()) {
         if let Err(first) = index.insert(&texts, token.as_bytes(), id) {
-            return Err(TextError::vocab("tokens", format!("`{}` is both token {first} and token {id}, expected once", shorten(token))));
+            return Err(TextError::vocab_element(
+                "tokens",
+                id as usize,
+                format!("`{}` is both token {first} and token {id}, expected once", shorten(token)),
+            ));
         }
     }
     Ok((texts, index))
@@ -207,7 +219,11 @@ fn merge(texts: &Texts, index: &Index, rank: usize, text: &str, joined: &mut Vec
     let cut = text.get(after_first..).and_then(|rest| rest.find(' ')).map(|at| at + after_first);
     let halves = cut.and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?)));
     let Some((left, right)) = halves.filter(|(_, right)| !right.is_empty()) else {
-        return Err(TextError::vocab("merges", format!("merge {rank} is `{}`, expected two tokens with a space between", shorten(text))));
+        return Err(TextError::vocab_element(
+            "merges",
+            rank,
+            format!("merge {rank} is `{}`, expected two tokens with a space between", shorten(text)),
+        ));
     };
     joined.clear();
     joined.extend_from_slice(left.as_bytes());
@@ -216,7 +232,7 @@ fn merge(texts: &Texts, index: &Index, rank: usize, text: &str, joined: &mut Vec
         let missing = || {
             let token = String::from_utf8_lossy(token);
             let reason = format!("merge {rank} `{}` needs `{}`, which is not in the token list", shorten(text), shorten(&token));
-            TextError::vocab("merges", reason)
+            TextError::vocab_element("merges", rank, reason)
         };
         index.find(texts, token).ok_or_else(missing)
     };

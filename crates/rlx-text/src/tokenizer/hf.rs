@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
 
+use super::hf_check::{self, Blame};
 use super::texts::{Index, Texts};
 use super::vocabulary::{Decoding, Joining, Vocabulary};
-use super::{MARK, PairEncoding, SpecialToken, bytes, hf_check};
-use crate::error::json_reason;
+use super::{MARK, PairEncoding, SpecialToken, bytes};
 use crate::{Result, TextError};
 
 /// A tokenizer described by `tokenizer.json`.
@@ -23,13 +23,14 @@ pub(super) struct HfTokenizer {
 impl HfTokenizer {
     pub(super) fn from_bytes(json: &[u8]) -> Result<(Self, Vocabulary)> {
         hf_check::check(json)?;
-        let mut inner =
-            guarded(|| Inner::from_bytes(json).map_err(|e| placed(json, e))).map_err(|e| TextError::json("tokenizer.json", e))?;
+        let mut placed = None;
+        let read = guarded(|| Inner::from_bytes(json).inspect_err(|e| placed = e.downcast_ref().map(|e| hf_check::located(json, e))));
+        let mut inner = read.map_err(|e| placed.unwrap_or_else(|| TextError::json("tokenizer.json", e)))?;
         // Length is the caller's business: a prompt is never cut or padded silently.
         guarded(|| inner.with_truncation(None).map(|_| ())).map_err(|e| TextError::json("tokenizer.json", e))?;
         inner.with_padding(None);
-        let vocabulary = vocabulary(&inner)?;
-        check_added_ids(&inner, &vocabulary)?;
+        let vocabulary = vocabulary(&inner, json)?;
+        check_added_ids(&inner, &vocabulary, json)?;
         Ok((Self { inner, ordinary: OnceLock::new() }, vocabulary))
     }
 
@@ -65,28 +66,18 @@ impl HfTokenizer {
 }
 
 /// Checks that what is put around texts are tokens: the post-processor has numbers of its own for them.
-fn check_added_ids(inner: &Inner, vocabulary: &Vocabulary) -> Result<()> {
+fn check_added_ids(inner: &Inner, vocabulary: &Vocabulary, json: &[u8]) -> Result<()> {
     let one = guarded(|| inner.encode_fast("", true));
     let two = guarded(|| inner.encode_fast(("", ""), true));
     // A vocabulary that cannot express the empty text says so when it is used.
     for encoded in [one, two].into_iter().flatten() {
         if let Some(id) = encoded.get_ids().iter().find(|&&id| vocabulary.token(id).is_none()) {
             let n = vocabulary.tokens.len();
-            return Err(TextError::json(
-                "tokenizer.json, post_processor",
-                format!("puts id {id} around texts, which none of the {n} tokens has"),
-            ));
+            let reason = format!("puts id {id} around texts, which none of the {n} tokens has");
+            return Err(hf_check::blamed(json, Blame::Around(u64::from(*id)), 1, reason));
         }
     }
     Ok(())
-}
-
-/// An error of the crate, with the byte where it is one of the text.
-fn placed(json: &[u8], e: tokenizers::Error) -> tokenizers::Error {
-    match e.downcast::<serde_json::Error>() {
-        Ok(e) => json_reason(json, &e).into(),
-        Err(e) => e,
-    }
 }
 
 /// Runs third-party code whose input came from a file; a panic in it becomes an error.
@@ -97,14 +88,12 @@ fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<
     }
 }
 
-fn vocabulary(inner: &Inner) -> Result<Vocabulary> {
+fn vocabulary(inner: &Inner, json: &[u8]) -> Result<Vocabulary> {
     let ids = inner.get_vocab(true);
     let n = ids.values().max().map_or(0, |&max| max as usize + 1);
     if n > 2 * ids.len() + (1 << 16) {
-        return Err(TextError::json(
-            "tokenizer.json, vocab",
-            format!("largest id {}, expected about the {} tokens there are", n - 1, ids.len()),
-        ));
+        let reason = format!("largest id {}, expected about the {} tokens there are", n - 1, ids.len());
+        return Err(hf_check::blamed(json, Blame::Id(n as u64 - 1), 1, reason));
     }
     let mut by_id = vec![""; n];
     for (token, &id) in &ids {
@@ -114,15 +103,18 @@ fn vocabulary(inner: &Inner) -> Result<Vocabulary> {
     }
     let mut tokens = Texts::with_capacity(n, by_id.iter().map(|t| t.len()).sum());
     if !by_id.iter().all(|token| tokens.push_with(|out| out.extend_from_slice(token.as_bytes()))) {
-        return Err(TextError::json("tokenizer.json, vocab", "4 GiB of text or more, expected less"));
+        return Err(hf_check::blamed(json, Blame::Vocab, 1, "4 GiB of text or more, expected less".into()));
     }
     let index = Index::new(&tokens, |id| tokens.get(id).is_some_and(|t| !t.is_empty()));
     let steps = decoder_steps(inner);
     let style = Style::of(&steps);
     let decoding = decoding(&steps);
     // The reference reads `<0x+A>` as a byte; a file that means it is not one to guess about.
-    if let Some(odd) = ids.keys().find(|t| decoding != Decoding::Bytes && t.len() == 6 && t.starts_with("<0x+") && t.ends_with('>')) {
-        return Err(TextError::json("tokenizer.json, vocab", format!("token `{odd}`, expected two hexadecimal digits of a byte token")));
+    if let Some((odd, &id)) =
+        ids.iter().find(|(t, _)| decoding != Decoding::Bytes && t.len() == 6 && t.starts_with("<0x+") && t.ends_with('>'))
+    {
+        let reason = format!("token `{odd}`, expected two hexadecimal digits of a byte token");
+        return Err(hf_check::blamed(json, Blame::Id(u64::from(id)), 1, reason));
     }
     let added = inner.get_added_tokens_decoder();
     let mut special: Vec<_> =

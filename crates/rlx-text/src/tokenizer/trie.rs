@@ -23,7 +23,11 @@ impl Trie {
     pub(super) fn new<'a>(texts: impl Iterator<Item = (u32, &'a [u8])>) -> Result<Self> {
         let mut sorted: Vec<(u32, &[u8])> = texts.filter(|(_, t)| !t.is_empty()).collect();
         if let Some((id, text)) = sorted.iter().find(|(_, t)| t.len() > LONGEST) {
-            return Err(TextError::vocab("tokens", format!("token {id} has {} bytes, expected at most {LONGEST} here", text.len())));
+            return Err(TextError::vocab_element(
+                "tokens",
+                *id as usize,
+                format!("token {id} has {} bytes, expected at most {LONGEST} here", text.len()),
+            ));
         }
         sorted.sort_by_key(|&(_, text)| text);
         sorted.dedup_by_key(|(_, text)| *text);

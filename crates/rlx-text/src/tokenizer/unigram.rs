@@ -54,7 +54,7 @@ impl Unigram {
         // User-defined tokens are cut out of the text before.
         let is_text = |id| matches!(vocab.kind(id), TokenType::Normal | TokenType::Unused);
         if let Some(at) = scores.iter().position(|s| !s.is_finite()) {
-            return Err(TextError::vocab("scores", format!("the score of token {at} is not finite")));
+            return Err(TextError::vocab_element("scores", at, format!("the score of token {at} is not finite")));
         }
         let normal = (0u32..).zip(scores).filter(|(id, _)| vocab.kind(*id) == TokenType::Normal);
         let worst = normal.map(|(_, &s)| f64::from(s)).fold(f64::INFINITY, f64::min);
