@@ -285,7 +285,7 @@ fn quantisations_are_picked_and_all_parts_come() {
 
 #[test]
 fn names_that_lead_out_of_the_cache_are_refused() {
-    for name in ["../../x.gguf", "/tmp/x.gguf", "a/../../../x.gguf", "a\\..\\x.gguf", "C:\\x.gguf", "x\u{0}.gguf", ""] {
+    for name in ["../../x.gguf", "/x.gguf", "a/../../../x.gguf", "a\\..\\x.gguf", "C:\\x.gguf", "x\u{0}.gguf", ""] {
         let server = repository();
         server.faults(Faults { names: vec![name.into()], ..Faults::default() });
         let client = Client::of(&server);
