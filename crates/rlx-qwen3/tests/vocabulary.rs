@@ -3,7 +3,9 @@
 //! Loading is measured up to where it refuses, against the size of all files.
 
 use rlx_bounds::{Counting, bounded};
-use rlx_lm::{LmError, LmRunner};
+use rlx_core::LoadOpts;
+use rlx_core::weights::open_with;
+use rlx_lm::{LmError, LmRunner, Text};
 use rlx_qwen3::Qwen3Runner;
 use serde_json::Value;
 use std::path::Path;
@@ -74,6 +76,61 @@ fn config_25_layer_types() {
     refused(types(3, 2), &["layer_types is", "3 entries, one per layer"]);
     refused(types(3, 4096), &["layer_types is", "3 entries, one per layer"]);
     refused(types(3, 500_000), &["layer_types is", "at most 4096"]);
+}
+
+/// What a tokenizer of a GGUF file with changed bytes is refused with, and the file.
+fn refused_gguf(change: impl FnOnce(&mut Vec<u8>)) -> (String, Vec<u8>) {
+    let mut bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/Q8_0.gguf")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.gguf");
+    let open = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        Text::open(&open_with(LoadOpts::map(), &file).unwrap())
+    };
+    open(&bytes).unwrap();
+    change(&mut bytes);
+    (open(&bytes).err().expect("must be refused").to_string(), bytes)
+}
+
+/// Where a string with its length begins.
+fn string(bytes: &[u8], text: &str) -> usize {
+    let named = [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    bytes.windows(named.len()).position(|w| w == named).unwrap()
+}
+
+/// Puts `to` in the place of a string of the same length; where it begins.
+fn respell(bytes: &mut [u8], from: &str, to: &str) -> usize {
+    assert_eq!(from.len(), to.len());
+    let at = string(bytes, from);
+    bytes[at + 8..at + 8 + to.len()].copy_from_slice(to.as_bytes());
+    at
+}
+
+#[test]
+fn gguf_15_vocabularies_are_refused_with_the_byte() {
+    let check = |key: &str, what: &str, change: &dyn Fn(&mut Vec<u8>) -> usize| {
+        let mut at = 0;
+        let (message, _) = refused_gguf(|bytes| at = change(bytes));
+        let place = format!("(tokenizer.ggml.{key} at byte {at})");
+        assert!(message.contains("m.gguf: ") && message.contains(what) && message.ends_with(&place), "{place} {message}");
+    };
+    check("tokens", "is both token", &|bytes| respell(bytes, "b", "a"));
+    check("merges", "which is not in the token list", &|bytes| respell(bytes, "i n", "i \u{1}"));
+    check("pre", "tokenizer.ggml.pre is `qwen!`", &|bytes| {
+        respell(bytes, "qwen2", "qwen!");
+        string(bytes, "tokenizer.ggml.pre")
+    });
+    // Numbers of four bytes behind key, type, type of elements and count.
+    check("token_type", "token 7 has type 99", &|bytes| {
+        let at = string(bytes, "tokenizer.ggml.token_type") + 8 + "tokenizer.ggml.token_type".len() + 4 + 4 + 8 + 7 * 4;
+        bytes[at..at + 4].copy_from_slice(&99i32.to_le_bytes());
+        at
+    });
+    // A key that is absent is missed from all metadata.
+    check("add_sep_token", "does not say which token", &|bytes| {
+        respell(bytes, "gpt2", "bert");
+        24
+    });
 }
 
 #[test]
