@@ -83,7 +83,7 @@ pub(super) fn check(found: Vec<FileTensor>, path: &Path, len: u64) -> Result<Vec
             field,
             offset: t.range.start,
             found,
-            expected,
+            expected: expected.into(),
         };
         if t.name.is_empty() || t.name.len() > MAX_NAME_BYTES || t.name.contains('\0') {
             return Err(bad("name", format!("{} bytes", t.name.len()), format!("1 to {MAX_NAME_BYTES} bytes without NUL")));

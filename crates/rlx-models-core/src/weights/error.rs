@@ -32,7 +32,7 @@ pub enum WeightsError {
     Header { file: PathBuf, field: &'static str, offset: u64, found: String, expected: String },
     /// One entry of a header.
     #[error("{}: tensor {}: {field} at byte {offset} is {found}, expected {expected}", file.display(), quote(tensor))]
-    Entry { file: PathBuf, tensor: String, field: &'static str, offset: u64, found: String, expected: String },
+    Entry { file: PathBuf, tensor: String, field: &'static str, offset: u64, found: String, expected: Box<str> },
     /// Two tensors with one name; the offset is that of the data of the one in `file`.
     #[error("{}: tensor {}, data at byte {offset}, is also in {}; one of the two must go", file.display(), quote(tensor), other.display())]
     Duplicate { file: PathBuf, tensor: String, offset: u64, other: PathBuf },

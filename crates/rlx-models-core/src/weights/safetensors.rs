@@ -61,7 +61,7 @@ pub(crate) fn parse(bytes: &[u8], file_bytes: u64, path: &Path, file: u32) -> Re
             field,
             offset: 8 + place(text, here, field),
             found,
-            expected,
+            expected: expected.into(),
         };
         // `bytes` holds the end of the range until here.
         let (begin, stop) = (t.offset, t.bytes);
