@@ -81,6 +81,9 @@ pub enum VocabError {
     Invalid { file: PathBuf, field: String, offset: u64, found: String, expected: String },
 }
 
+/// Kinds of vocabulary that need merges.
+const JOINED: [&str; 2] = ["gpt2", "gemma4"];
+
 impl GgufVocab {
     /// The vocabulary of a GGUF file; `None` when it has no tokenizer.
     ///
@@ -103,7 +106,11 @@ impl GgufVocab {
                 return Err(VocabError::Invalid { file, field, offset, found, expected });
             }
         }
-        let merges = gguf.find::<&StringArray>(&full("merges"))?;
+        let merges = match model {
+            // Without the list every byte is a token, which no model was trained with.
+            model if JOINED.contains(&model) => Some(gguf.get_str_array(&full("merges"))?),
+            _ => gguf.find::<&StringArray>(&full("merges"))?,
+        };
         Ok(Some(GgufVocab {
             model: model.into(),
             pre: r.text("tokenizer.ggml.pre")?,
@@ -144,7 +151,10 @@ impl GgufVocab {
         put("tokens", Some(self.tokens.iter().collect::<StringArray>().into()));
         put("scores", self.scores.clone().map(Value::from));
         put("token_type", self.token_types.clone().map(Value::from));
-        put("merges", (!self.merges.is_empty()).then(|| self.merges.iter().collect::<StringArray>().into()));
+        put(
+            "merges",
+            (JOINED.contains(&self.model.as_str()) || !self.merges.is_empty()).then(|| self.merges.iter().collect::<StringArray>().into()),
+        );
         for (name, id) in [
             ("bos_token_id", self.bos_id),
             ("eos_token_id", self.eos_id),

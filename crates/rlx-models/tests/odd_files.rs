@@ -157,9 +157,13 @@ fn missing_and_extra_tensors_are_listed_with_the_nearest_names() {
         refused(&path, &[], &["blk.1.attn_q.weight", "block.1.attn_q.weight", "blk.6.ffn_up.weight", "block.6.ffn_up.weight", "nearest"]);
     assert_eq!(why.lines().count(), 3, "two mistakes, each told once: {why}");
     // Most are missing: the message stays short.
-    rewritten(&path, &|name, ty| (!name.starts_with("blk.")).then(|| (name.into(), ty)));
+    let left = |name: &str| !name.starts_with("blk.") || name.ends_with("attn_norm.weight");
+    rewritten(&path, &|name, ty| left(name).then(|| (name.into(), ty)));
     let why = refused(&path, &[], &["no tensor", " more"]);
     assert!(why.lines().count() == 18, "{why}");
+    // No layer is there at all.
+    rewritten(&path, &|name, ty| (!name.starts_with("blk.")).then(|| (name.into(), ty)));
+    refused(&path, &[], &["qwen3.block_count is 8", "the 2 tensors of the checkpoint"]);
     // One more than the model has.
     rewritten(&path, &|name, ty| Some((name.into(), ty)));
     assert!(ask(&path, &[]).is_ok());

@@ -127,10 +127,10 @@ fn gguf_15_vocabularies_are_refused_with_the_byte() {
         at
     });
     // A key that is absent is missed from all metadata.
-    check("add_sep_token", "does not say which token", &|bytes| {
-        respell(bytes, "gpt2", "bert");
-        24
+    let (message, _) = refused_gguf(|bytes| {
+        respell(bytes, "tokenizer.ggml.merges", "tokenizer.ggml.mergez");
     });
+    assert!(message.contains(r#""tokenizer.ggml.merges" is missing"#) && message.contains("at byte 24"), "{message}");
 }
 
 #[test]
