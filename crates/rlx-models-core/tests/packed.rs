@@ -160,6 +160,14 @@ fn the_reference_mxfp4_checkpoint_has_its_experts_as_one_tensor_each() {
 
 /// A checkpoint of tensors of zeros: (name, dtype, shape).
 fn checkpoint(config: &str, tensors: &[Tensor]) -> (tempfile::TempDir, Result<WeightMap, WeightsError>) {
+    let file = zeros(tensors);
+    let dir = dir_with(&[("model.safetensors", &file), ("config.json", config.as_bytes())]);
+    let opened = bounded(file.len() + config.len(), || open_map(dir.path()));
+    (dir, opened)
+}
+
+/// A safetensors file of these tensors.
+fn zeros(tensors: &[Tensor]) -> Vec<u8> {
     let (mut header, mut end) = (String::new(), 0);
     for (name, dtype, shape) in tensors {
         let begin = end;
@@ -175,10 +183,7 @@ fn checkpoint(config: &str, tensors: &[Tensor]) -> (tempfile::TempDir, Result<We
             if begin + header.len() > 0 { "," } else { "" }
         );
     }
-    let file = safetensors(&format!("{{{header}}}"), &vec![0; end]);
-    let dir = dir_with(&[("model.safetensors", &file), ("config.json", config.as_bytes())]);
-    let opened = bounded(file.len() + config.len(), || open_map(dir.path()));
-    (dir, opened)
+    safetensors(&format!("{{{header}}}"), &vec![0; end])
 }
 
 #[track_caller]
@@ -230,6 +235,26 @@ fn mlx_parts_that_do_not_belong_together_are_refused_by_all_three_names() {
     refused(r#"{"quantization":{"group_size":"64","bits":4}}"#, &[w, s, b], &["quantization.group_size is \"64\""]);
     refused(r#"{"quantization":{"group_size":0,"bits":4}}"#, &[w, s, b], &["not divisible by 0"]);
     refused(r#"{"quantization":{"group_size":64,"bits":0}}"#, &[w, s, b], &["whole codes of 0 bits"]);
+}
+
+#[test]
+fn parts_in_several_shards_are_named_with_their_shard() {
+    let shards = |biases: &'static [usize]| {
+        let one = zeros(&[("x.weight", "U32", &[2, 16]), ("x.scales", "F16", &[2, 2])]);
+        let two = zeros(&[("y", "F16", &[3]), ("x.biases", "F16", biases)]);
+        let index =
+            r#"{"weight_map":{"x.weight":"a.safetensors","x.scales":"a.safetensors","y":"b.safetensors","x.biases":"b.safetensors"}}"#;
+        let name = "model.safetensors.index.json";
+        let files = [("a.safetensors", &one[..]), ("b.safetensors", &two), (name, index.as_bytes()), ("config.json", MLX.as_bytes())];
+        let dir = dir_with(&files);
+        let opened = bounded(files.iter().map(|f| f.1.len()).sum(), || open_map(dir.path()).map(drop).map_err(|e| e.to_string()));
+        (opened, two.len() - biases.iter().product::<usize>() * 2)
+    };
+    assert_eq!(shards(&[2, 2]).0, Ok(()));
+    let (opened, at) = shards(&[2, 3]);
+    let message = opened.unwrap_err();
+    assert!(message.contains(&format!("\"x.biases\" f16 [2, 3] at byte {at} of b.safetensors")), "{message}");
+    assert!(message.contains("of a.safetensors"), "{message}");
 }
 
 #[test]

@@ -114,7 +114,7 @@ impl Checkpoint {
     /// Puts one tensor in the place of those that a quantised weight consists of.
     fn present_packed(&mut self) -> Result<(), WeightsError> {
         let mut tensors = std::mem::take(&mut self.tensors);
-        self.packed = packed::present(&mut tensors, &self.path, &|t| Ok(self.data(t)?.to_vec()))?;
+        self.packed = packed::present(&mut tensors, &self.path, &self.files().collect::<Vec<_>>(), &|t| Ok(self.data(t)?.to_vec()))?;
         self.mtp = mtp::indices(tensors.iter().map(|t| t.name.as_str()));
         self.tensors = tensors;
         Ok(())

@@ -7,7 +7,7 @@
 
 use super::gptq::plain_order;
 use super::words::{Real, code, put};
-use super::{Kind, Set, TensorMeta, WeightsError, group_of, list};
+use super::{Kind, Set, TensorMeta, WeightsError, group_of};
 use rlx_gguf::BlockFormat;
 use rlx_gguf::blocks::{Affine, ScaleType};
 use rlx_ir::DType;
@@ -56,7 +56,7 @@ fn packed(set: &mut Set<'_>, x: &str, bits: Option<usize>) -> Result<(), Weights
     let Some(codes) = set.find(&format!("{x}.weight_packed")).cloned() else { return Ok(()) };
     let ([output, words], Some(DType::I32), 2) = (codes.shape.first_chunk().copied().unwrap_or_default(), codes.dtype(), codes.shape.len())
     else {
-        return Err(set.bad(list(&[codes]), "a matrix of type i32"));
+        return Err(set.bad(set.list(&[codes]), "a matrix of type i32"));
     };
     let shape_name = format!("{x}.weight_shape");
     let input = match set.find(&shape_name).cloned() {
@@ -65,7 +65,7 @@ fn packed(set: &mut Set<'_>, x: &str, bits: Option<usize>) -> Result<(), Weights
             set.hide(&shape_name);
             let Some([_, input]) = found.filter(|s| s.first() == Some(&output)) else {
                 return Err(
-                    set.bad(format!("{} that says {found:?}", list(&[codes, shape])), format!("two sizes, the first of them {output}"))
+                    set.bad(format!("{} that says {found:?}", set.list(&[codes, shape])), format!("two sizes, the first of them {output}"))
                 );
             };
             Some(input)
@@ -95,13 +95,13 @@ fn one(set: &mut Set<'_>, x: &str, codes: TensorMeta, bits: usize, output: usize
     let scale = set.part(&format!("{x}.weight_scale"), &codes)?;
     let mut parts = vec![codes.clone(), scale.clone()];
     let Some(real) = Real::of(&scale) else {
-        return Err(set.bad(list(&parts), format!("a scale of type {}", Real::NAMES)));
+        return Err(set.bad(set.list(&parts), format!("a scale of type {}", Real::NAMES)));
     };
     let (groups, rows) = match scale.shape.as_slice() {
         [] | [1] | [1, 1] => (1, 1),
         [n, groups] if *n == output && *groups > 0 => (*groups, output),
         [n] if *n == output => (1, output),
-        _ => return Err(set.bad(list(&parts), format!("one scale, or scales of shape [{output}, groups]"))),
+        _ => return Err(set.bad(set.list(&parts), format!("one scale, or scales of shape [{output}, groups]"))),
     };
     let mut zeros = Zeros::No;
     if let Some(zero) = set.find(&format!("{x}.weight_zero_point")).cloned() {
@@ -112,7 +112,7 @@ fn one(set: &mut Set<'_>, x: &str, codes: TensorMeta, bits: usize, output: usize
             _ => {
                 parts.push(zero);
                 let expected = format!("zeros i32 [{words}, {groups}] or i8 [{rows}, {groups}]");
-                return Err(set.bad(list(&parts), expected));
+                return Err(set.bad(set.list(&parts), expected));
             }
         };
         parts.push(zero);

@@ -5,7 +5,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use super::words::{Real, put};
-use super::{Kind, Set, TensorMeta, WeightsError, group_of, list};
+use super::{Kind, Set, TensorMeta, WeightsError, group_of};
 use rlx_gguf::BlockFormat;
 use rlx_gguf::blocks::{E4M3, Fp8};
 use rlx_ir::DType;
@@ -46,10 +46,10 @@ pub(super) fn collect(set: &mut Set<'_>, block: (usize, usize), needed: bool) ->
 fn one(set: &mut Set<'_>, name: &str, codes: TensorMeta, scale: TensorMeta, block: (usize, usize)) -> Result<(), WeightsError> {
     let parts = vec![codes.clone(), scale.clone()];
     let Some(real) = Real::of(&scale) else {
-        return Err(set.bad(list(&parts), format!("a scale of type {}", Real::NAMES)));
+        return Err(set.bad(set.list(&parts), format!("a scale of type {}", Real::NAMES)));
     };
     let [outer @ .., rows, columns] = codes.shape.as_slice() else {
-        return Err(set.bad(list(&parts), "a weight of at least two dimensions"));
+        return Err(set.bad(set.list(&parts), "a weight of at least two dimensions"));
     };
     let (rows, columns) = (*rows, *columns);
     let whole = [rows.max(1), columns.max(1)];
@@ -66,7 +66,7 @@ fn one(set: &mut Set<'_>, name: &str, codes: TensorMeta, scale: TensorMeta, bloc
     } else {
         let expected =
             format!("one scale, {:?} (per row) or {:?} (per block of {} by {})", under((1, whole[1])), under(block), block.0, block.1);
-        return Err(set.bad(list(&parts), expected));
+        return Err(set.bad(set.list(&parts), expected));
     };
     // A row of one block needs no finer groups.
     let along = if block.1 >= columns { columns } else { block.1 };

@@ -7,7 +7,7 @@
 
 use super::scheme::GptqSettings;
 use super::words::{Real, code, put, word};
-use super::{Kind, Set, TensorMeta, WeightsError, group_of, list};
+use super::{Kind, Set, TensorMeta, WeightsError, group_of};
 use rlx_gguf::BlockFormat;
 use rlx_gguf::blocks::{Affine, ScaleType};
 use rlx_ir::DType;
@@ -32,7 +32,7 @@ pub(super) fn collect(set: &mut Set<'_>, settings: &GptqSettings) -> Result<(), 
         all.extend(set.find(&format!("{x}.g_idx")).cloned());
         let [codes, zeros, scales] = &parts;
         let ([words, output], [groups, scaled], [zero_rows, zero_words]) = (two(codes), two(scales), two(zeros));
-        let bad = |expected: String| set.bad(list(&all), expected);
+        let bad = |expected: String| set.bad(set.list(&all), expected);
         // The width of the zeros tells the bits, also where layers differ.
         let bits = zero_words.saturating_mul(32).checked_div(output).unwrap_or(0);
         if output == 0 || bits * output != zero_words.saturating_mul(32) || ![2, 3, 4, 8].contains(&bits) {
@@ -54,7 +54,7 @@ pub(super) fn collect_awq(set: &mut Set<'_>, group: Option<usize>) -> Result<(),
         let parts = parts(set, &x)?;
         let [codes, zeros, scales] = &parts;
         let ([input, words], [groups, output]) = (two(codes), two(scales));
-        let bad = |expected: String| set.bad(list(&parts), expected);
+        let bad = |expected: String| set.bad(set.list(&parts), expected);
         if words.checked_mul(8) != Some(output) || groups == 0 || two(zeros) != [groups, words] {
             return Err(bad("qweight [in, out / 8], qzeros [groups, out / 8] and scales [groups, out]".into()));
         }
@@ -73,7 +73,7 @@ fn parts(set: &Set<'_>, x: &str) -> Result<[TensorMeta; 3], WeightsError> {
     let flat = all.iter().all(|t| t.shape.len() == 2);
     let [_, zeros, scales] = &all;
     if !flat || zeros.dtype() != Some(DType::I32) || Real::of(scales).is_none() {
-        return Err(set.bad(list(&all), format!("matrices: codes and zeros of type i32, scales of type {}", Real::NAMES)));
+        return Err(set.bad(set.list(&all), format!("matrices: codes and zeros of type i32, scales of type {}", Real::NAMES)));
     }
     Ok(all)
 }

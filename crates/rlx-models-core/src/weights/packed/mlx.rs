@@ -6,7 +6,7 @@
 
 use super::scheme::{MlxLayer, MlxScheme};
 use super::words::{power, put};
-use super::{Kind, Set, WeightsError, list};
+use super::{Kind, Set, WeightsError};
 use rlx_gguf::BlockFormat;
 use rlx_gguf::blocks::{Affine, Fp8, ScaleType};
 use rlx_ir::DType;
@@ -42,13 +42,13 @@ pub(super) fn collect(set: &mut Set<'_>, scheme: &MlxScheme) -> Result<(), Weigh
 fn one(set: &mut Set<'_>, owner: &str, weight: &str, layer: Option<MlxLayer>) -> Result<(), WeightsError> {
     let Some(codes) = set.find(weight).cloned() else { return Ok(()) };
     let Some(MlxLayer { bits, group, mode }) = layer else {
-        return Err(set.bad(list(&[codes]), format!("a weight that is not packed: config.json says false for {owner}")));
+        return Err(set.bad(set.list(&[codes]), format!("a weight that is not packed: config.json says false for {owner}")));
     };
     let mut parts = vec![codes.clone(), set.part(&format!("{owner}.scales"), &codes)?];
     if mode == "affine" {
         parts.push(set.part(&format!("{owner}.biases"), &codes)?);
     }
-    let all = list(&parts);
+    let all = set.list(&parts);
     let Some((columns, rows)) = codes.shape.split_last().filter(|s| !s.1.is_empty()) else {
         return Err(set.bad(all, "at least two dimensions"));
     };
@@ -95,12 +95,12 @@ pub(super) fn collect_blocks(set: &mut Set<'_>) -> Result<(), WeightsError> {
                 if !rows.is_empty() && scales.dtype() == codes.dtype() && scales.shape.starts_with(rows) =>
             {
                 if scales.shape.get(rows.len()..) != Some(&[*groups]) {
-                    return Err(set.bad(list(&parts), "one scale for each block"));
+                    return Err(set.bad(set.list(&parts), "one scale for each block"));
                 }
                 let shape: Vec<usize> = rows.iter().copied().chain([groups.saturating_mul(32)]).collect();
                 set.make(x, DType::Block(BlockFormat::MXFP4), shape, Kind::Mlx(Layout::Mxfp4), parts)?;
             }
-            _ => return Err(set.bad(list(&parts), "blocks u8 […, out, groups, 16] and scales u8 […, out, groups]")),
+            _ => return Err(set.bad(set.list(&parts), "blocks u8 […, out, groups, 16] and scales u8 […, out, groups]")),
         }
     }
     Ok(())

@@ -85,22 +85,23 @@ impl Packed {
 }
 
 /// Replaces the parts of quantised weights in `tensors`, which are sorted by name, by the weights.  `path` is the
-/// checkpoint, beside which `config.json` lies; `data` gives the bytes of a small tensor.
+/// checkpoint, beside which `config.json` lies, `files` what it consists of; `data` gives the bytes of a small tensor.
 pub(super) fn present(
     tensors: &mut Vec<TensorMeta>,
     path: &Path,
+    files: &[&Path],
     data: &dyn Fn(&TensorMeta) -> Result<Vec<u8>, WeightsError>,
 ) -> Result<Packed, WeightsError> {
     let file = path.with_file_name("config.json");
-    let doc = if file.exists() { ConfigDoc::open(&file) } else { return Ok(without_config(tensors)) };
+    let doc = if file.exists() { ConfigDoc::open(&file) } else { return Ok(without_config(tensors, files)) };
     let scheme = match doc.and_then(|doc| Scheme::read(&doc)) {
         Ok(Some(scheme)) => scheme,
-        Ok(None) => return Ok(without_config(tensors)),
+        Ok(None) => return Ok(without_config(tensors, files)),
         // Settings that nothing here depends on are reported by who reads them.
         Err(_) if !tensors.iter().any(|t| looks_packed(t) || t.dtype() == Some(DType::F8E4M3)) => return Ok(Packed::default()),
         Err(e) => return Err(Box::new(e).into()),
     };
-    let mut set = Set { path, data, tensors: std::mem::take(tensors), hidden: BTreeSet::new(), new: vec![], made: BTreeMap::new() };
+    let mut set = Set { path, files, data, tensors: std::mem::take(tensors), hidden: BTreeSet::new(), new: vec![], made: BTreeMap::new() };
     let done = set.collect(&scheme);
     let (method, refused) = (scheme.method().to_owned(), scheme.refused());
     let packed = set.finish(tensors, method, refused);
@@ -114,15 +115,14 @@ fn looks_packed(t: &TensorMeta) -> bool {
 }
 
 /// Without a word on quantisation, nothing may look quantised.
-fn without_config(tensors: &[TensorMeta]) -> Packed {
+fn without_config(tensors: &[TensorMeta], files: &[&Path]) -> Packed {
     let Some(t) = tensors.iter().find(|t| looks_packed(t)) else {
         return Packed::default();
     };
     let why = format!(
-        "tensor {}, data at byte {}, is part of a quantised weight, but config.json beside the weights has neither quantization nor quantization_config; \
+        "tensor {} is part of a quantised weight, but config.json beside the weights has neither quantization nor quantization_config; \
          take the config.json of the release",
-        crate::message::quote(&t.name),
-        t.offset
+        describe(t, files)
     );
     let quantization = Quantization { method: "unknown".into(), weights: 0, refused: Some(why) };
     Packed { quantization: Some(quantization), made: BTreeMap::new() }
@@ -131,6 +131,7 @@ fn without_config(tensors: &[TensorMeta]) -> Packed {
 /// Tensors of a checkpoint while weights are found among them.
 struct Set<'a> {
     path: &'a Path,
+    files: &'a [&'a Path],
     data: &'a dyn Fn(&TensorMeta) -> Result<Vec<u8>, WeightsError>,
     /// Sorted by name.
     tensors: Vec<TensorMeta>,
@@ -181,7 +182,7 @@ impl Set<'_> {
 
     /// The part `name` of the weight whose codes are `codes`.
     fn part(&self, name: &str, codes: &TensorMeta) -> Result<TensorMeta, WeightsError> {
-        let found = || format!("{} without {name}", describe(codes));
+        let found = || format!("{} without {name}", self.describe(codes));
         self.find(name).cloned().ok_or_else(|| self.bad(found(), "both, as the method of config.json writes them"))
     }
 
@@ -202,7 +203,7 @@ impl Set<'_> {
         }
         // A tensor of the weight's own name can only be one of its parts.
         if self.position(&name).is_some_and(|at| !self.hidden.contains(&at)) {
-            return Err(self.bad(format!("{name} beside {}", list(&parts)), "one of the two"));
+            return Err(self.bad(format!("{name} beside {}", self.list(&parts)), "one of the two"));
         }
         self.new.push(TensorMeta { name: name.clone(), stored: StoredType::Known(dtype), shape, file, offset, bytes });
         let parts = parts.iter().map(|p| Part { file: p.file, offset: p.offset, bytes: p.bytes }).collect();
@@ -212,7 +213,15 @@ impl Set<'_> {
 
     /// Says why a weight cannot be put together; its parts stay in the list.
     fn refuse(&mut self, name: &str, codes: &TensorMeta, why: impl fmt::Display) {
-        self.made.insert(name.to_owned(), Made::Refused(format!("{}: {why}", describe(codes))));
+        self.made.insert(name.to_owned(), Made::Refused(format!("{}: {why}", self.describe(codes))));
+    }
+
+    fn describe(&self, t: &TensorMeta) -> String {
+        describe(t, self.files)
+    }
+
+    fn list(&self, parts: &[TensorMeta]) -> String {
+        parts.iter().map(|t| self.describe(t)).collect::<Vec<_>>().join(", ")
     }
 
     fn bad(&self, found: impl Into<String>, expected: impl Into<String>) -> WeightsError {
@@ -220,13 +229,11 @@ impl Set<'_> {
     }
 }
 
-/// `X.weight u32 [8, 16] at byte 720`
-fn describe(t: &TensorMeta) -> String {
-    format!("{} {} {:?} at byte {}", crate::message::quote(&t.name), t.stored, t.shape, t.offset)
-}
-
-fn list(parts: &[TensorMeta]) -> String {
-    parts.iter().map(describe).collect::<Vec<_>>().join(", ")
+/// `X.weight u32 [8, 16] at byte 720`, with the file where there are several.
+fn describe(t: &TensorMeta, files: &[&Path]) -> String {
+    let name = files.get(t.file as usize).filter(|_| files.len() > 1).and_then(|f| f.file_name());
+    let file = name.map(|n| format!(" of {}", n.display())).unwrap_or_default();
+    format!("{} {} {:?} at byte {}{file}", crate::message::quote(&t.name), t.stored, t.shape, t.offset)
 }
 
 /// The largest size of a group of `sizes` that divides all of `lengths`.
