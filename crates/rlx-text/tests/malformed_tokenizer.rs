@@ -396,6 +396,21 @@ fn tokenizer_27_added_tokens() {
     added(&|v| v["added_tokens"][0]["id"] = v["model"]["vocab"]["b"].clone(), 0, &["one token in vocab and another"]);
     refused_at(&changed(&|v| v["added_tokens"] = json!("none")), "\"none\"", &["added_tokens", "list of added tokens"]);
     refused_at(&changed(&|v| v["post_processor"] = around(9_999)), "9999", &["post_processor.sep[1]", "id 9999"]);
+    // A template of what is not there, which the `tokenizers` crate finds out while it encodes.
+    let template = |single: &str, sequence: &str| {
+        changed(&|v| {
+            v["post_processor"] = json!({
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": single, "type_id": 0}}, {"Sequence": {"id": sequence, "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+            });
+        })
+    };
+    let processor = "{\"type\":\"TemplateProcessing\"";
+    refused_at(&template("<x>", "A"), processor, &["post_processor", "`<x>`, expected one of its special_tokens"]);
+    refused_at(&template("<s>", "B"), processor, &["post_processor", "text B"]);
+    assert_eq!(loads(&template("<s>", "A")).encode("", true).expect("encodes"), [1]);
     // However the file is laid out.
     let mut v = qwen2();
     v["model"]["vocab"]["a"] = (1u64 << 31).into();

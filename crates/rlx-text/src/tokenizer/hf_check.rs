@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::hf_merges::{self, Known, Merges};
 use super::hf_strings::{Growth, Hashed, Kind, OneOf, Pattern, shorten};
+use super::hf_template;
 use super::json_place::place;
 use super::regex_check;
 use super::texts::Hash;
@@ -133,6 +134,7 @@ pub(super) fn check(json: &[u8]) -> Result<()> {
         let mut reader = serde_json::Deserializer::from_slice(json);
         Merges { known: &known, at: hf_merges::At::Top }.deserialize(&mut reader).map_err(|e| located(json, &e))?;
     }
+    hf_template::check(json)?;
     patterns.build().map_err(|(pattern, why)| {
         let spelled = Value::from(pattern.as_str()).to_string();
         let at = json.windows(spelled.len()).position(|w| w == spelled.as_bytes());

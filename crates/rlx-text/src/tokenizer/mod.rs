@@ -31,6 +31,7 @@ mod hf;
 mod hf_check;
 mod hf_merges;
 mod hf_strings;
+mod hf_template;
 mod json_place;
 mod merge;
 pub(crate) mod pretokenizers;
