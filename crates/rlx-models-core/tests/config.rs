@@ -64,7 +64,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, ConfigError>, parts: &[&str]) {
     for part in parts {
         assert!(message.contains(part), "{part} is not in: {message}");
     }
-    assert!(message.len() < 600, "{} bytes of message", message.len());
+    assert!(message.len() < 600 && !message.contains('\n'), "{} bytes of message: {message}", message.len());
 }
 
 #[test]
@@ -490,6 +490,8 @@ fn config_25_errors_say_at_which_byte() {
     let text = qwen3(&[("num_hidden_layers", "1e30")]);
     refused(decoder(&[("num_hidden_layers", "1e30")]), &["num_hidden_layers is 1e30", &at(&text, "1e30", 0)]);
     assert!(decoder(&[("num_hidden_layers", "1")]).is_ok());
+    // A message is one line, whatever the value is written over.
+    refused(decoder(&[("num_hidden_layers", "[\n1,\r\n2]")]), &["num_hidden_layers is [ 1,  2]"]);
     // What is absent is missed from the object that should hold it; null stands somewhere itself.
     refused(decoder(&[("-hidden_size", "")]), &["hidden_size is missing", "(in what begins at byte 0)"]);
     let null = qwen3(&[("hidden_size", "null")]).find("null").unwrap();

@@ -179,7 +179,8 @@ impl ConfigDoc {
         let found = match self.raw(name) {
             Some(raw) if raw == INFINITY => "Infinity".into(),
             Some(raw) if raw.len() > 96 => quote(raw),
-            Some(raw) => raw.to_owned(),
+            // Lines may end between the parts of a value; a message is one line.
+            Some(raw) => raw.replace(char::is_control, " "),
             None => "absent".into(),
         };
         let (file, field, offset) = (self.file.to_path_buf(), self.field(name), self.offset(name));
