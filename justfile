@@ -45,6 +45,10 @@ build:
 bench *ARGS:
     @[ "${1-}" != "--" ] || shift; [ $# -gt 0 ] || set -- weights/rlx-tiny-chat; exec cargo run --release --package rlx-models --bin rlx-run -- bench "$@"
 
+# Write the result tables of docs/benchmarks.md from capsules: just bench-docs docs/benchmarks/*.json
+bench-docs *CAPSULES:
+    @[ "${1-}" != "--" ] || shift; exec cargo run --release --package rlx-bench -- report --docs docs/benchmarks.md "$@"
+
 # Pull a Qwen3 checkpoint from the Hugging Face hub into ./weights (needs Docker): just fetch-qwen3 Qwen/Qwen3-0.6B
 fetch-qwen3 REPO REVISION="main":
     @docker/qwen3-fetch/fetch.sh "$1" "$2"

@@ -11,6 +11,18 @@ pub fn describe() -> Value {
     json!({ "cpu": model, "cpus": cores, "os": std::env::consts::OS, "arch": std::env::consts::ARCH })
 }
 
+/// The figure of a line `name:  123 kB` of a file of `/proc`, in bytes.
+fn kilobytes(file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// Bytes of memory that programs could still take, where the system tells.
+pub fn available_memory() -> Option<u64> {
+    kilobytes("/proc/meminfo", "MemAvailable")
+}
+
 /// Clock ticks of all processors: in all, and idle.
 fn ticks() -> Option<(u64, u64)> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;

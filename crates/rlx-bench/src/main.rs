@@ -1,7 +1,12 @@
-//! Measurements against other engines on the same machine in the same run.
+//! Measurements: against other engines on the same machine in the same run, and against what was before.
 
+mod capsule;
 mod machine;
 mod peers;
+mod process;
+mod report;
+mod run;
+mod validate;
 
 use clap::Parser;
 use std::ffi::OsString;
@@ -9,10 +14,13 @@ use std::ffi::OsString;
 const EXAMPLES: &str = "\
 Examples:
   $P peers --llama-bench llama.cpp/build/bin/llama-bench --gguf qwen3-0.6b-Q4_K_M.gguf --threads 2
+  $P report before.json after.json
+  $P run model-Q4_K_M.gguf --threads 2 --out before.json
+  $P validate weights/rlx-tiny-chat
   $P peers --help
 ";
 
-/// Measure against other engines
+/// Measure, against other engines and against before
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Args {
@@ -24,12 +32,21 @@ struct Args {
 enum Command {
     /// Alternate `rlx-run bench` with llama.cpp's `llama-bench` on the same files, and compare
     Peers(peers::Args),
+    /// Measure one model: loading, first token, decoding, memory, bytes per token
+    Run(run::Args),
+    /// Say whether a profile writes the same tokens as profile exact, or where they part and by how much
+    Validate(validate::Args),
+    /// Print a capsule, compare two, or write tables of several into a document
+    Report(report::Args),
 }
 
 fn run(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
     let args: Args = rlx_cli::args::parse("rlx-bench", EXAMPLES, args)?;
     match args.command {
         Command::Peers(args) => peers::run(&args),
+        Command::Run(args) => run::run(args),
+        Command::Validate(args) => validate::run(args),
+        Command::Report(args) => report::run(&args),
     }
 }
 

@@ -47,6 +47,11 @@ impl Notes {
     pub fn tokens_bar(&self, what: &'static str) -> Bar {
         Bar::new(self.bars, what, "{msg:<8} [{bar:32}] {pos} of {len} tokens")
     }
+
+    /// A progress bar over steps of any kind.
+    pub fn count_bar(&self, what: &'static str) -> Bar {
+        Bar::new(self.bars, what, "{msg:<8} [{bar:32}] {pos} of {len}")
+    }
 }
 
 /// A progress bar that appears when something takes a while, and leaves nothing behind.

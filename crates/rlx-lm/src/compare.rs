@@ -138,12 +138,13 @@ impl Comparison {
     }
 }
 
-fn top(logits: &[f32]) -> usize {
+/// The first of the most likely tokens.
+pub(crate) fn top(logits: &[f32]) -> usize {
     logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |b, (i, v)| if *v > b.1 { (i, *v) } else { b }).0
 }
 
 /// `Σ p log(p / q)` of the softmaxes of two rows of logits, in nats; never below 0.
-fn kl(p: &[f32], q: &[f32]) -> f64 {
+pub(crate) fn kl(p: &[f32], q: &[f32]) -> f64 {
     let log_sum = |v: &[f32]| {
         let most = v.iter().fold(f64::NEG_INFINITY, |m, x| m.max(f64::from(*x)));
         most + v.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()

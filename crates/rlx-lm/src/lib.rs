@@ -2,13 +2,15 @@
 //!
 //! A family implements [`LmFamily`] and [`LmModel`]; [`LmRunner`] loads its checkpoints, runs them on
 //! a device, generates, scores and chats.  [`parity`] compares a checkpoint with recorded
-//! reference outputs.
+//! reference outputs, [`bench`] measures.
 
+pub mod bench;
 mod chat;
 pub mod compare;
 pub mod convert;
 mod error;
 mod generate;
+pub mod greedy;
 mod load;
 mod model;
 pub mod parity;

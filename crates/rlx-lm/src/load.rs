@@ -55,6 +55,8 @@ pub struct LmPlan {
     pub explain: Explain,
     /// Context length planned for.
     pub max_seq: usize,
+    /// Context length the model was trained for, where the checkpoint says it.
+    pub trained: Option<usize>,
     /// Number of weights the model uses.
     pub params: usize,
     /// The compiled graph as text.
@@ -246,7 +248,8 @@ impl LmBuilder {
     pub fn plan(&self) -> Result<LmPlan> {
         let p = self.prepare()?;
         let (params, graph) = (p.plan.graph.params.len(), p.plan.graph.to_string());
-        Ok(LmPlan { memory: p.memory, explain: p.explain, max_seq: p.max_seq, params, graph })
+        let trained = p.model.context_length();
+        Ok(LmPlan { memory: p.memory, explain: p.explain, max_seq: p.max_seq, trained, params, graph })
     }
 
     /// Loads the model.

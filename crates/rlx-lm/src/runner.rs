@@ -5,7 +5,7 @@ use crate::text::Text;
 use crate::{LmError, LmFamily, LmModel, Result};
 use rlx_compile::{Arg, Pool};
 use rlx_ir::Bindings;
-use rlx_runtime::{Batch, Cache, CompiledGraph, Explain, Memory, SeqId, Session, bytes_of_u32};
+use rlx_runtime::{Batch, Cache, CompiledGraph, Explain, Memory, SeqId, Sequences, Session, Traffic, bytes_of_u32};
 use rlx_text::{ChatTemplate, Constraint, Grammar, TokenTrie, Tokenizer, ToolConvention};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -125,6 +125,16 @@ impl LmRunner {
     /// Bytes held now for activations and caches.
     pub fn held_bytes(&self) -> u64 {
         self.graph.held_bytes()
+    }
+
+    /// The bytes that one decoding step moves: a token of each of `streams` sequences, behind `context` cached ones.
+    ///
+    /// # Errors
+    /// What the plan says of its dimensions.
+    pub fn traffic(&self, streams: usize, context: usize) -> Result<Traffic> {
+        let n = streams as u64;
+        let dims = Bindings::new().with("T", n).with("S", n).with("R", n);
+        Ok(self.session.traffic(self.graph.plan(), &dims, Sequences { count: n, past: context as u64, new: 1 })?)
     }
 
     /// The tokenizer.

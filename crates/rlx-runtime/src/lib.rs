@@ -7,7 +7,9 @@
 mod cache;
 mod device;
 mod session;
+mod traffic;
 
 pub use cache::{Batch, Cache, CacheError, SeqId};
 pub use device::{Device, DeviceError};
 pub use session::{CompiledGraph, Explain, Memory, RuntimeError, Session, bytes_of_u32};
+pub use traffic::{Sequences, Traffic};

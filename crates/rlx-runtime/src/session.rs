@@ -189,6 +189,11 @@ impl CompiledGraph {
         &self.plan.graph
     }
 
+    /// What it was compiled from.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// Runs once; arguments in the order of the graph's inputs.
     pub fn run(&mut self, dims: &Bindings, args: &[Arg<'_>]) -> Result<(), RuntimeError> {
         Ok(self.program.run(dims, args)?)

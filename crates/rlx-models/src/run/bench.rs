@@ -2,9 +2,11 @@
 
 use crate::families;
 use clap::Parser;
+use rlx_cli::Usage;
 use rlx_cli::args::{self, ModelArgs};
 use rlx_cli::term::{Notes, human_bytes, rate};
 use rlx_lm::LmRunner;
+use rlx_lm::bench::{Rounds, Test, median, peak_memory};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -14,8 +16,11 @@ const EXAMPLES: &str = "\
 Examples:
   $P weights/rlx-tiny-chat
   $P model-Q4_K_M.gguf --threads 2 --prefill 128,512,4096 --decode 64 --rounds 7 --json
+  $P model-Q4_K_M.gguf --prefill 0 --decode 64 --depth 0,8192 --streams 1,16
 
-Prefill feeds that many tokens to an empty cache; decoding makes that many from an empty cache.
+Prefill (pp512) feeds that many tokens to an empty cache; decoding (tg64) makes that many, after
+--depth tokens that do not count (tg64@8192), in --streams sequences that are fed in one call
+(tg64x16, tokens per second of all together).
 Figures are medians over the rounds, after one round that does not count; tokens are arbitrary and
 nothing is sampled.  Load time is one load, with whatever the system has cached of the file.  Weights
 are packed while loading (packing=eager), so that every round finds them alike; --no-warmup measures
@@ -34,6 +39,12 @@ struct Args {
     /// Tokens to decode; 0 skips it
     #[arg(long, short = 'n', value_name = "N", default_value_t = 64)]
     decode: usize,
+    /// Tokens that are cached before decoding begins
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_value = "0")]
+    depth: Vec<usize>,
+    /// Sequences to decode at once
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    streams: Vec<u16>,
     /// How often to measure each
     #[arg(long, short, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -48,11 +59,9 @@ struct Args {
     quiet: bool,
 }
 
-/// One thing measured: name, tokens per second in every round.
-struct Test {
-    name: String,
-    tokens: usize,
-    prefill: bool,
+/// One thing measured: tokens per second in every round.
+struct Measured {
+    test: Test,
     rates: Vec<f64>,
 }
 
@@ -62,16 +71,9 @@ pub(super) fn command(program: &str) -> clap::Command {
 
 pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     let mut args: Args = args::parse(program, EXAMPLES, args)?;
-    let test = |prefill: bool, tokens: usize| Test {
-        name: format!("{}{tokens}", if prefill { "pp" } else { "tg" }),
-        tokens,
-        prefill,
-        rates: vec![],
-    };
-    let mut tests: Vec<Test> = args.prefill.iter().map(|n| test(true, *n)).collect();
-    tests.push(test(false, args.decode));
-    tests.retain(|t| t.tokens > 0);
-    let longest = tests.iter().map(|t| t.tokens).max().unwrap_or(1);
+    let tests = tests(&args)?;
+    let longest = tests.iter().map(Test::context).max().unwrap_or(1);
+    let streams = tests.iter().map(|t| t.streams).max().unwrap_or(1);
     args.model.max_seq = args.model.max_seq.or(u32::try_from(longest).ok());
     if !args.no_warmup {
         // In front, where what the command line says overrides it.
@@ -81,22 +83,20 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     args.model.quiet = args.quiet;
     let entry = families::at(args.model.weights()?, &args.model.load_opts())?;
     let started = Instant::now();
-    let mut runner = args.model.builder(entry.family)?.build()?;
+    let mut runner = args.model.builder(entry.family)?.sequences(streams).build()?;
     let load = started.elapsed().as_secs_f64();
 
-    let notes = Notes::new(args.quiet);
-    let bar = notes.tokens_bar("measure");
-    let uncounted = u64::from(!args.no_warmup);
-    let rounds = u64::from(args.rounds) + uncounted;
-    for round in 0..rounds {
-        for t in &mut tests {
-            let seconds = measure(&mut runner, t)?;
-            if round >= uncounted {
-                t.rates.push(t.tokens as f64 / seconds);
-            }
-        }
-        bar.at(round + 1, rounds);
-    }
+    let bar = Notes::new(args.quiet).count_bar("measure");
+    let rounds = Rounds { counted: args.rounds as usize, warmup: usize::from(!args.no_warmup) };
+    let seconds = rlx_lm::bench::measure(&mut runner, &tests, rounds, &mut |done, all| {
+        bar.at(done as u64, all as u64);
+        true
+    })?;
+    let rates = |(test, seconds): (Test, Vec<f64>)| {
+        let rates = seconds.iter().map(|s| test.counted() as f64 / s).collect();
+        Measured { test, rates }
+    };
+    let tests: Vec<Measured> = tests.into_iter().zip(seconds).map(rates).collect();
     let report = report(&args, &runner, load, &tests);
     let mut out = io::stdout().lock();
     if args.json {
@@ -107,26 +107,21 @@ pub(super) fn main(program: &str, args: Vec<OsString>) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Seconds one test takes on an empty cache.
-fn measure(runner: &mut LmRunner, t: &Test) -> anyhow::Result<f64> {
-    let vocab = runner.vocab_size().max(1) as u64;
-    let ids: Vec<u32> = (0..t.tokens as u64).map(|i| ((i * 2_654_435_761 + 12_345) % vocab) as u32).collect();
-    let seq = runner.open()?;
-    let started = Instant::now();
-    if t.prefill {
-        runner.prefill(seq, &ids, |_, _| {})?;
-    } else {
-        for id in &ids {
-            runner.step(&[(seq, &[*id])])?;
-        }
+/// What was asked for: prompts, then every depth with every number of streams.
+fn tests(args: &Args) -> anyhow::Result<Vec<Test>> {
+    let mut tests: Vec<Test> = args.prefill.iter().map(|n| Test::prefill(*n)).collect();
+    for streams in &args.streams {
+        tests.extend(args.depth.iter().map(|depth| Test::decode(args.decode, *depth, usize::from(*streams))));
     }
-    let seconds = started.elapsed().as_secs_f64();
-    runner.close(seq)?;
-    Ok(seconds.max(1e-9))
+    tests.retain(|t| t.tokens > 0);
+    match tests.is_empty() {
+        true => Err(Usage("nothing to measure: --prefill and --decode are all 0".into()).into()),
+        false => Ok(tests),
+    }
 }
 
-fn report(args: &Args, runner: &LmRunner, load: f64, tests: &[Test]) -> Value {
-    let of = |t: &Test| json!({ "tokens_per_s": median(&t.rates), "rounds": t.rates });
+fn report(args: &Args, runner: &LmRunner, load: f64, tests: &[Measured]) -> Value {
+    let of = |t: &Measured| json!({ "tokens_per_s": median(&t.rates), "rounds": t.rates });
     let (m, e) = (runner.memory(), runner.explain());
     json!({
         "program": concat!("rlx-run ", env!("CARGO_PKG_VERSION")),
@@ -134,52 +129,23 @@ fn report(args: &Args, runner: &LmRunner, load: f64, tests: &[Test]) -> Value {
         "device": e.device,
         "profile": e.profile,
         "load_s": load,
-        "tests": tests.iter().map(|t| (t.name.clone(), of(t))).collect::<serde_json::Map<_, _>>(),
+        "tests": tests.iter().map(|t| (t.test.name(), of(t))).collect::<serde_json::Map<_, _>>(),
         "memory": { "weights": m.weights, "mapped": m.mapped, "cache": m.states, "activations": m.activations },
-        "peak_rss_bytes": peak_rss(),
+        "peak_rss_bytes": peak_memory(),
     })
 }
 
-fn text(report: &Value, tests: &[Test]) -> String {
+fn text(report: &Value, tests: &[Measured]) -> String {
     let word = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let mut t = format!("{} on {}, profile {}\n", word(&report["model"]), word(&report["device"]), word(&report["profile"]["name"]));
-    t += &format!("  {:<8} {:>9.2} s\n", "load", report["load_s"].as_f64().unwrap_or_default());
+    t += &format!("  {:<12} {:>9.2} s\n", "load", report["load_s"].as_f64().unwrap_or_default());
     for test in tests {
         let low = test.rates.iter().copied().fold(f64::INFINITY, f64::min);
         let high = test.rates.iter().copied().fold(0.0, f64::max);
-        t += &format!("  {:<8} {:>9} tok/s   ({} to {})\n", test.name, rate(median(&test.rates)), rate(low), rate(high));
+        t += &format!("  {:<12} {:>9} tok/s   ({} to {})\n", test.test.name(), rate(median(&test.rates)), rate(low), rate(high));
     }
     if let Some(bytes) = report["peak_rss_bytes"].as_u64() {
-        t += &format!("  {:<8} {:>9}\n", "peak", human_bytes(bytes));
+        t += &format!("  {:<12} {:>9}\n", "peak", human_bytes(bytes));
     }
     t
-}
-
-fn median(v: &[f64]) -> f64 {
-    let mut v = v.to_vec();
-    v.sort_by(f64::total_cmp);
-    match v.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => v[n / 2],
-        n => (v[n / 2 - 1] + v[n / 2]) / 2.0,
-    }
-}
-
-/// The most memory this process ever had, where the system tells.
-fn peak_rss() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert_eq!(median(&[]), 0.0);
-    }
 }

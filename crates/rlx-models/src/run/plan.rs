@@ -4,7 +4,6 @@ use crate::families;
 use clap::Parser;
 use rlx_cli::args::{self, ModelArgs};
 use rlx_cli::term::{human_bytes, human_count};
-use rlx_core::config::{ConfigSource, Key};
 use rlx_core::weights::open_with;
 use rlx_lm::{LmBuilder, LmPlan};
 use rlx_runtime::Memory;
@@ -74,8 +73,8 @@ impl Planned {
         let checkpoint = open_with(model.load_opts(), model.weights()?)?;
         let entry = families::of(&checkpoint)?;
         let builder = model.builder(entry.family)?;
-        let trained = ConfigSource::open(&checkpoint)?.opt_usize(Key::new("max_position_embeddings|n_positions", "context_length"))?;
         let plan = builder.plan()?;
+        let trained = plan.trained;
         let table = table(&builder, plan.max_seq, trained)?;
         Ok(Planned {
             path: checkpoint.path().display().to_string(),
