@@ -23,6 +23,11 @@ pub fn available_memory() -> Option<u64> {
     kilobytes("/proc/meminfo", "MemAvailable")
 }
 
+/// Bytes of this process's memory in 2 MiB pages, where the system tells.
+pub fn huge_pages() -> Option<u64> {
+    kilobytes("/proc/self/smaps_rollup", "AnonHugePages")
+}
+
 /// Clock ticks of all processors: in all, and idle.
 fn ticks() -> Option<(u64, u64)> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;

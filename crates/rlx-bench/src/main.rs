@@ -1,6 +1,7 @@
-//! Measurements: against other engines on the same machine in the same run, and against what was before.
+//! Measurements: of this machine, against other engines on the same machine in the same run, and against what was before.
 
 mod capsule;
+mod limits;
 mod machine;
 mod peers;
 mod process;
@@ -17,10 +18,11 @@ Examples:
   $P report before.json after.json
   $P run model-Q4_K_M.gguf --threads 2 --out before.json
   $P validate weights/rlx-tiny-chat
+  $P limits
   $P peers --help
 ";
 
-/// Measure, against other engines and against before
+/// Measure this machine and this engine, against other engines and against before
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Args {
@@ -30,6 +32,8 @@ struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    /// What this machine can do: memory bandwidth, and peaks of f32, bf16 and int8 arithmetic
+    Limits(limits::Args),
     /// Alternate `rlx-run bench` with llama.cpp's `llama-bench` on the same files, and compare
     Peers(peers::Args),
     /// Measure one model: loading, first token, decoding, memory, bytes per token
@@ -43,6 +47,7 @@ enum Command {
 fn run(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
     let args: Args = rlx_cli::args::parse("rlx-bench", EXAMPLES, args)?;
     match args.command {
+        Command::Limits(args) => limits::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Run(args) => run::run(args),
         Command::Validate(args) => validate::run(args),

@@ -190,7 +190,7 @@ impl Backend for Cpu {
 
 /// Cores this process may use, two hardware threads of one core counted once where the system tells: they share
 /// the units that kernels keep busy.
-fn physical_cores() -> usize {
+pub fn physical_cores() -> usize {
     let usable = std::thread::available_parallelism().map_or(1, |n| n.get());
     let siblings = |i: usize| std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list"));
     let cores: std::collections::BTreeSet<String> = (0..).map_while(|i| siblings(i).ok()).collect();

@@ -14,5 +14,5 @@ mod steps;
 pub mod team;
 mod weights;
 
-pub use backend::{Cpu, Options};
+pub use backend::{Cpu, Options, physical_cores};
 pub use simd::Level;
