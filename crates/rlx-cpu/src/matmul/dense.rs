@@ -1,8 +1,9 @@
 //! f32 arithmetic over the file's bytes: f32, f16 and bf16 weights, and every block format through dequantisation.
 //!
-//! Lanes run along `K`, for both operands lie in memory that way. Few activation rows read the weights where they
-//! are, widening in registers; many rows widen a tile of [`ROWS`] rows into a buffer once, in pieces of [`DEPTH`] (f32
-//! needs no buffer).
+//! Few activation rows read the weights where they are: lanes run along `K`, as both operands lie in memory, and narrow
+//! types are widened in registers. Many rows first turn [`PANEL`] vectors of rows by [`DEPTH`] elements into a *panel*
+//! of f32, `[DEPTH][rows]`, in which lanes are rows of the weight: sums stay in registers, no lane is summed, and every
+//! load is used by several multiplications (Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication).
 
 use super::{Output, WeightType};
 use crate::simd::element::{Bf16, Element, F16, F32};
@@ -12,16 +13,18 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Rows of the weight in a tile.
+/// Rows of the weight that work is split by among threads.
 pub(super) const ROWS: usize = 4;
-/// Elements of each row that are widened at once (a multiple of every block length).
-const DEPTH: usize = 1024;
+/// Vectors of rows in a panel.
+const PANEL: usize = 2;
+/// Elements of each row in a panel (a multiple of every block length, or a part of a row that ends it).
+const DEPTH: usize = 256;
 /// Bytes of activations that are multiplied with all weights before the next rows' turn.
 const ACT_BLOCK_BYTES: usize = 256 << 10;
-/// Most activation rows for which weights are widened in registers.
+/// Most activation rows for which weights are read once.
 const FEW: usize = 3;
-/// Most activation rows for which a piece of the weights is widened in registers rather than in a buffer.
-const IN_REGISTERS: usize = 12;
+/// Most activation rows for which weights are widened in registers rather than turned into panels.
+const IN_REGISTERS: usize = 24;
 /// How far before its use a single row's pass over the weights asks for memory, in bytes.
 const AHEAD: usize = 2048;
 
@@ -39,13 +42,17 @@ pub(super) unsafe fn run(level: Level, ty: WeightType, w: &[u8], x: &[f32], m: u
             WeightType::Block(_) => {}
         }
     }
-    let block = (ACT_BLOCK_BYTES / (4 * DEPTH.min(k))).max(24) / 24 * 24;
-    for m0 in (0..m).step_by(block) {
-        for k0 in (0..k).step_by(DEPTH) {
-            let piece = Piece { level, ty, w, m: m0..m.min(m0 + block), k: k0..k.min(k0 + DEPTH), rows: rows.clone() };
-            // SAFETY: the piece is within the operands.
-            unsafe { piece.run(job) }
+    if m <= IN_REGISTERS {
+        match ty {
+            WeightType::F32 => return dispatch(level, InRegisters::<F32> { job, m, rows, element: PhantomData }),
+            WeightType::F16 => return dispatch(level, InRegisters::<F16> { job, m, rows, element: PhantomData }),
+            WeightType::BF16 => return dispatch(level, InRegisters::<Bf16> { job, m, rows, element: PhantomData }),
+            WeightType::Block(_) => {}
         }
+    }
+    let block = ACT_BLOCK_BYTES / (4 * DEPTH);
+    for m0 in (0..m).step_by(block) {
+        panels(level, ty, w, job, m0..m.min(m0 + block), rows.clone());
     }
 }
 
@@ -104,15 +111,15 @@ impl<E: Element, const T: usize> Kernel for Few<E, T> {
                 if T == 1 {
                     // Memory is the limit: one stream, read in order.
                     let sums = dot::<S, E, 1, T, 8>(s, at, row_bytes, x, k, k);
-                    put(y, 0, row, &sums, false);
+                    put(y, 0, row, &sums);
                     row += 1;
                 } else if row + ROWS <= self.rows.end {
                     let sums = dot::<S, E, ROWS, T, 1>(s, at, row_bytes, x, k, k);
-                    put(y, 0, row, &sums, false);
+                    put(y, 0, row, &sums);
                     row += ROWS;
                 } else {
                     let sums = dot::<S, E, 1, T, 2>(s, at, row_bytes, x, k, k);
-                    put(y, 0, row, &sums, false);
+                    put(y, 0, row, &sums);
                     row += 1;
                 }
             }
@@ -120,73 +127,209 @@ impl<E: Element, const T: usize> Kernel for Few<E, T> {
     }
 }
 
-/// Writes or adds `sums[row][t]` at the output's rows from `m` and columns from `row`.
+/// Writes `sums[row][t]` at the output's rows from `m` and columns from `row`.
 #[inline(always)]
-unsafe fn put<const R: usize, const T: usize>(y: Output, m: usize, row: usize, sums: &[[f32; T]; R], add: bool) {
+unsafe fn put<const R: usize, const T: usize>(y: Output, m: usize, row: usize, sums: &[[f32; T]; R]) {
     for t in 0..T {
         for r in 0..R {
             // SAFETY: the caller owns these elements of the output.
             unsafe {
-                let p = y.ptr.add((m + t) * y.stride + y.col + row + r);
-                *p = if add { *p + sums[r][t] } else { sums[r][t] };
+                *y.ptr.add((m + t) * y.stride + y.col + row + r) = sums[r][t];
             }
         }
     }
 }
 
-/// A block of activation rows, a piece of `K`, and the weight's rows.
-struct Piece<'a> {
-    level: Level,
-    ty: WeightType,
-    w: &'a [u8],
-    m: Range<usize>,
-    k: Range<usize>,
+/// Up to [`IN_REGISTERS`] activation rows, [`ROWS`] rows of the weight at a time.
+struct InRegisters<E> {
+    job: Job,
+    m: usize,
     rows: Range<usize>,
+    element: PhantomData<E>,
 }
 
-impl Piece<'_> {
-    /// # Safety
-    /// As for [`run`].
-    unsafe fn run(self, job: Job) {
-        thread_local! {
-            static TILE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+impl<E: Element> Kernel for InRegisters<E> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut row = self.rows.start;
+        while row + ROWS <= self.rows.end {
+            self.rows::<S, ROWS>(s, row);
+            row += ROWS;
         }
-        TILE.with_borrow_mut(|tile| {
-            tile.resize(ROWS * DEPTH, 0.0);
-            let depth = self.k.len();
-            let (from, to) = (self.ty.row_bytes(self.k.start), self.ty.row_bytes(self.k.end));
-            for row in self.rows.clone().step_by(ROWS) {
-                let n = ROWS.min(self.rows.end - row);
-                let many = Many {
-                    tile: self.w[row * job.row_bytes + from..].as_ptr(),
-                    row_bytes: job.row_bytes,
-                    n,
-                    depth,
-                    // SAFETY: the piece is within the activations.
-                    x: unsafe { job.x.add(self.k.start) },
-                    stride: job.k,
-                    m: self.m.clone(),
-                    row,
-                    y: job.y,
-                    add: self.k.start > 0,
-                    element: PhantomData,
-                };
-                match self.ty {
-                    WeightType::F32 => dispatch(self.level, many),
-                    WeightType::F16 if self.m.len() <= IN_REGISTERS => dispatch(self.level, many.of::<F16>()),
-                    WeightType::BF16 if self.m.len() <= IN_REGISTERS => dispatch(self.level, many.of::<Bf16>()),
-                    ty => {
-                        for r in 0..n {
-                            let bytes = &self.w[(row + r) * job.row_bytes..][from..to];
-                            let out = &mut tile[r * DEPTH..][..depth];
-                            dispatch(self.level, Widen { ty, bytes, out });
-                        }
-                        let tile = tile.as_ptr().cast();
-                        dispatch(self.level, Many { tile, row_bytes: 4 * DEPTH, ..many });
+        while row < self.rows.end {
+            self.rows::<S, 1>(s, row);
+            row += 1;
+        }
+    }
+}
+
+impl<E: Element> InRegisters<E> {
+    #[inline(always)]
+    fn rows<S: Simd, const R: usize>(&self, s: S, row: usize) {
+        let mut m = 0;
+        // Accumulators, a weight and the activations fill 16 or 32 registers.
+        if S::LANES == 16 {
+            while m + 6 <= self.m {
+                self.tokens::<S, R, 6>(s, m, row);
+                m += 6;
+            }
+        }
+        while m + 3 <= self.m {
+            self.tokens::<S, R, 3>(s, m, row);
+            m += 3;
+        }
+        match self.m - m {
+            2 => self.tokens::<S, R, 2>(s, m, row),
+            1 => self.tokens::<S, R, 1>(s, m, row),
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    fn tokens<S: Simd, const R: usize, const T: usize>(&self, s: S, m: usize, row: usize) {
+        let Job { w, row_bytes, x, k, y } = self.job;
+        // SAFETY: the weight holds R rows from `row`, the activations T rows from `m`.
+        unsafe {
+            let sums = dot::<S, E, R, T, 1>(s, w.add(row * row_bytes), row_bytes, x.add(m * k), k, k);
+            put(y, m, row, &sums);
+        }
+    }
+}
+
+/// Activation rows `m` times the weight's rows, panel by panel.
+fn panels(level: Level, ty: WeightType, w: &[u8], job: Job, m: Range<usize>, rows: Range<usize>) {
+    thread_local! {
+        static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    let width = PANEL * level.lanes();
+    ROOM.with_borrow_mut(|room| {
+        room.resize(2 * width * DEPTH, 0.0);
+        let (wide, panel) = room.split_at_mut(width * DEPTH);
+        for k0 in (0..job.k).step_by(DEPTH) {
+            let k = k0..job.k.min(k0 + DEPTH);
+            let (from, to) = (ty.row_bytes(k.start), ty.row_bytes(k.end));
+            for row in rows.clone().step_by(width) {
+                let n = width.min(rows.end - row);
+                for (r, out) in wide.chunks_exact_mut(DEPTH).enumerate() {
+                    if r < n {
+                        let bytes = &w[(row + r) * job.row_bytes..][from..to];
+                        dispatch(level, Widen { ty, bytes, out: &mut out[..k.len()] });
+                    } else {
+                        out[..k.len()].fill(0.0);
+                    }
+                }
+                dispatch(level, Turn { wide, panel });
+                dispatch(level, Panel { panel, m: m.clone(), k: k.clone(), row, n, job });
+            }
+        }
+    });
+}
+
+/// Turns `[PANEL * LANES][DEPTH]` into `[DEPTH][PANEL * LANES]`.
+struct Turn<'a> {
+    wide: &'a [f32],
+    panel: &'a mut [f32],
+}
+
+impl Kernel for Turn<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let width = PANEL * S::LANES;
+        assert!(self.wide.len() >= width * DEPTH && self.panel.len() >= width * DEPTH, "room of a panel");
+        for v in 0..PANEL {
+            for d in (0..DEPTH).step_by(8) {
+                // SAFETY: both hold `width * DEPTH` floats, and DEPTH is a multiple of 8.
+                unsafe {
+                    let from = self.wide.as_ptr().add(v * S::LANES * DEPTH + d);
+                    let words = s.load_rows(from.cast(), 4 * DEPTH);
+                    for i in 0..8 {
+                        s.store_b(self.panel.as_mut_ptr().add((d + i) * width + v * S::LANES).cast(), words[i]);
                     }
                 }
             }
-        });
+        }
+    }
+}
+
+/// A panel of `n` rows from `row` by elements `k`, times activation rows `m`; adds where `k` is not the first piece.
+struct Panel<'a> {
+    panel: &'a [f32],
+    m: Range<usize>,
+    k: Range<usize>,
+    row: usize,
+    n: usize,
+    job: Job,
+}
+
+impl Kernel for Panel<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        assert!(self.panel.len() >= self.k.len() * PANEL * S::LANES, "elements of a panel");
+        let mut m = self.m.start;
+        // Sums, a step of the panel and an activation fill 16 or 32 registers.
+        if S::LANES != 8 {
+            while m + 12 <= self.m.end {
+                self.tokens::<S, 12>(s, m);
+                m += 12;
+            }
+        }
+        while m + 6 <= self.m.end {
+            self.tokens::<S, 6>(s, m);
+            m += 6;
+        }
+        while m + 3 <= self.m.end {
+            self.tokens::<S, 3>(s, m);
+            m += 3;
+        }
+        while m < self.m.end {
+            self.tokens::<S, 1>(s, m);
+            m += 1;
+        }
+    }
+}
+
+impl Panel<'_> {
+    #[inline(always)]
+    fn tokens<S: Simd, const T: usize>(&self, s: S, m: usize) {
+        let Job { x, k, y, .. } = self.job;
+        let mut acc = [[s.splat(0.0); PANEL]; T];
+        // SAFETY: the activations hold T rows from `m`, the panel all of `k`; the output's elements are the caller's.
+        unsafe {
+            let out = y.ptr.add(m * y.stride + y.col + self.row);
+            let count = |v: usize| S::LANES.min(self.n.saturating_sub(v * S::LANES));
+            if self.k.start > 0 {
+                for t in 0..T {
+                    for v in 0..PANEL {
+                        acc[t][v] = s.load_first(out.wrapping_add(t * y.stride + v * S::LANES), count(v));
+                    }
+                }
+            }
+            let (x, mut p) = (x.add(m * k + self.k.start), self.panel.as_ptr());
+            for i in 0..self.k.len() {
+                let mut w = [s.load(p); PANEL];
+                for v in 1..PANEL {
+                    w[v] = s.load(p.add(v * S::LANES));
+                }
+                for t in 0..T {
+                    let a = s.splat(*x.add(t * k + i));
+                    for v in 0..PANEL {
+                        acc[t][v] = s.fma(w[v], a, acc[t][v]);
+                    }
+                }
+                p = p.add(PANEL * S::LANES);
+            }
+            for t in 0..T {
+                for v in 0..PANEL {
+                    s.store_first(out.wrapping_add(t * y.stride + v * S::LANES), acc[t][v], count(v));
+                }
+            }
+        }
     }
 }
 
@@ -224,78 +367,6 @@ fn widen_with<S: Simd, E: Element>(s: S, bytes: &[u8], out: &mut [f32]) {
         while i < n {
             out[i] = E::one(bytes.as_ptr().add(i * E::BYTES));
             i += 1;
-        }
-    }
-}
-
-/// A tile of `n` weight rows, `row_bytes` apart, times activation rows `m`.
-struct Many<E> {
-    tile: *const u8,
-    row_bytes: usize,
-    n: usize,
-    depth: usize,
-    x: *const f32,
-    stride: usize,
-    m: Range<usize>,
-    row: usize,
-    y: Output,
-    add: bool,
-    element: PhantomData<E>,
-}
-
-impl Many<F32> {
-    /// The same tile of another element type.
-    fn of<E>(self) -> Many<E> {
-        let Many { tile, row_bytes, n, depth, x, stride, m, row, y, add, .. } = self;
-        Many { tile, row_bytes, n, depth, x, stride, m, row, y, add, element: PhantomData }
-    }
-}
-
-impl<E: Element> Kernel for Many<E> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        if self.n < ROWS {
-            for r in 0..self.n {
-                // SAFETY: row `r` of the tile.
-                self.rows::<S, 1>(s, self.row + r, unsafe { self.tile.add(r * self.row_bytes) });
-            }
-        } else {
-            self.rows::<S, ROWS>(s, self.row, self.tile);
-        }
-    }
-}
-
-impl<E: Element> Many<E> {
-    #[inline(always)]
-    fn rows<S: Simd, const R: usize>(&self, s: S, row: usize, tile: *const u8) {
-        let mut m = self.m.start;
-        // Accumulators, a weight and the activations fill 16 or 32 registers.
-        if S::LANES == 16 {
-            while m + 6 <= self.m.end {
-                self.tokens::<S, R, 6>(s, m, row, tile);
-                m += 6;
-            }
-        }
-        while m + 3 <= self.m.end {
-            self.tokens::<S, R, 3>(s, m, row, tile);
-            m += 3;
-        }
-        match self.m.end - m {
-            2 => self.tokens::<S, R, 2>(s, m, row, tile),
-            1 => self.tokens::<S, R, 1>(s, m, row, tile),
-            _ => {}
-        }
-    }
-
-    #[inline(always)]
-    fn tokens<S: Simd, const R: usize, const T: usize>(&self, s: S, m: usize, row: usize, tile: *const u8) {
-        // SAFETY: the tile holds R rows, the activations T rows from `m`.
-        unsafe {
-            let x = self.x.add(m * self.stride);
-            let sums = dot::<S, E, R, T, 1>(s, tile, self.row_bytes, x, self.stride, self.depth);
-            put(self.y, m, row, &sums, self.add);
         }
     }
 }

@@ -209,6 +209,22 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `sum + a.0 * b.0 + a.1 * b.1`.
     fn madd(self, sum: Self::I, a: Self::W, b: Self::W) -> Self::I;
 
+    /// Loads the first `n` lanes; the others are zero.
+    ///
+    /// # Safety
+    /// `p` is readable for `n` floats, `n <= LANES`.
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F {
+        // SAFETY: the caller's promise; the buffer has the widest vector's size.
+        unsafe {
+            if n == Self::LANES {
+                return self.load(p);
+            }
+            let mut all = [0f32; 16];
+            std::ptr::copy_nonoverlapping(p, all.as_mut_ptr(), n);
+            self.load(all.as_ptr())
+        }
+    }
     /// Stores the first `n` lanes.
     ///
     /// # Safety

@@ -67,7 +67,6 @@ impl Kernel for Map<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Map { op, y } = self;
-        let one = s.splat(1.0);
         match op {
             UnaryOp::Neg => y.iter_mut().for_each(|v| *v = -*v),
             UnaryOp::Abs => y.iter_mut().for_each(|v| *v = v.abs()),
@@ -76,14 +75,10 @@ impl Kernel for Map<'_> {
             UnaryOp::Recip => y.iter_mut().for_each(|v| *v = 1.0 / *v),
             UnaryOp::Square => y.iter_mut().for_each(|v| *v *= *v),
             UnaryOp::Relu => y.iter_mut().for_each(|v| *v = v.max(0.0)),
-            UnaryOp::Exp => lanes(s, y, |x| exp(s, x)),
-            UnaryOp::Sigmoid => lanes(s, y, |x| s.div(one, s.add(one, exp(s, s.sub(s.splat(0.0), x))))),
-            UnaryOp::Silu => lanes(s, y, |x| s.div(x, s.add(one, exp(s, s.sub(s.splat(0.0), x))))),
-            UnaryOp::GeluTanh => lanes(s, y, |x| {
-                // x · sigmoid(2·√(2/π)·(x + 0.044715 x³)) is the same function.
-                let u = s.mul(s.fma(s.mul(s.mul(x, x), x), s.splat(0.044_715), x), s.splat(-1.595_769));
-                s.div(x, s.add(one, exp(s, u)))
-            }),
+            UnaryOp::Exp => lanes(s, y, Exp),
+            UnaryOp::Sigmoid => lanes(s, y, Sigmoid),
+            UnaryOp::Silu => lanes(s, y, Silu),
+            UnaryOp::GeluTanh => lanes(s, y, GeluTanh),
             UnaryOp::Log => y.iter_mut().for_each(|v| *v = v.ln()),
             UnaryOp::Sin => y.iter_mut().for_each(|v| *v = v.sin()),
             UnaryOp::Cos => y.iter_mut().for_each(|v| *v = v.cos()),
@@ -97,21 +92,66 @@ impl Kernel for Map<'_> {
     }
 }
 
+/// A function of vectors. A closure would not do: it is compiled without the level's instructions, and where it is
+/// called from two places it becomes a function of its own that calls every one of them.
+trait Lanes {
+    fn apply<S: Simd>(&self, s: S, x: S::F) -> S::F;
+}
+
+struct Exp;
+
+impl Lanes for Exp {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, x: S::F) -> S::F {
+        exp(s, x)
+    }
+}
+
+struct Sigmoid;
+
+impl Lanes for Sigmoid {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, x: S::F) -> S::F {
+        let one = s.splat(1.0);
+        s.div(one, s.add(one, exp(s, s.sub(s.splat(0.0), x))))
+    }
+}
+
+struct Silu;
+
+impl Lanes for Silu {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, x: S::F) -> S::F {
+        s.div(x, s.add(s.splat(1.0), exp(s, s.sub(s.splat(0.0), x))))
+    }
+}
+
+struct GeluTanh;
+
+impl Lanes for GeluTanh {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, x: S::F) -> S::F {
+        // x · sigmoid(2·√(2/π)·(x + 0.044715 x³)) is the same function.
+        let u = s.mul(s.fma(s.mul(s.mul(x, x), x), s.splat(0.044_715), x), s.splat(-1.595_769));
+        s.div(x, s.add(s.splat(1.0), exp(s, u)))
+    }
+}
+
 /// `y = f(y)`, vector by vector.
 #[inline(always)]
-fn lanes<S: Simd>(s: S, y: &mut [f32], f: impl Fn(S::F) -> S::F) {
+fn lanes<S: Simd>(s: S, y: &mut [f32], f: impl Lanes) {
     let (n, p) = (y.len(), y.as_mut_ptr());
     let mut i = 0;
     // SAFETY: indices stay below n; the tail goes through a buffer of the widest vector's size.
     unsafe {
         while i + S::LANES <= n {
-            s.store(p.add(i), f(s.load(p.add(i))));
+            s.store(p.add(i), f.apply(s, s.load(p.add(i))));
             i += S::LANES;
         }
         if i < n {
             let mut tail = [0f32; 16];
             tail[..n - i].copy_from_slice(&y[i..]);
-            let v = f(s.load(tail.as_ptr()));
+            let v = f.apply(s, s.load(tail.as_ptr()));
             s.store_first(p.add(i), v, n - i);
         }
     }
