@@ -3,6 +3,7 @@
 mod capsule;
 mod limits;
 mod machine;
+mod op;
 mod peers;
 mod process;
 mod report;
@@ -19,6 +20,7 @@ Examples:
   $P run model-Q4_K_M.gguf --threads 2 --out before.json
   $P validate weights/rlx-tiny-chat
   $P limits
+  $P op linear --format q4_k --rows 1,512
   $P peers --help
 ";
 
@@ -34,6 +36,8 @@ struct Args {
 enum Command {
     /// What this machine can do: memory bandwidth, and peaks of f32, bf16 and int8 arithmetic
     Limits(limits::Args),
+    /// Measure one op at sizes of real models, and its share of what the machine can do
+    Op(op::Args),
     /// Alternate `rlx-run bench` with llama.cpp's `llama-bench` on the same files, and compare
     Peers(peers::Args),
     /// Measure one model: loading, first token, decoding, memory, bytes per token
@@ -48,6 +52,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
     let args: Args = rlx_cli::args::parse("rlx-bench", EXAMPLES, args)?;
     match args.command {
         Command::Limits(args) => limits::run(&args),
+        Command::Op(args) => op::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Run(args) => run::run(args),
         Command::Validate(args) => validate::run(args),

@@ -73,7 +73,6 @@ pub struct At {
 }
 
 impl At {
-    #[allow(dead_code)]
     /// What bf16 products can reach: the dot product's peak, or the f32 peak where there is none.
     pub fn bf16_or_f32(&self) -> &Figure {
         self.bf16.as_ref().unwrap_or(&self.f32)
@@ -98,7 +97,6 @@ pub struct Limits {
 }
 
 impl Limits {
-    #[allow(dead_code)]
     /// The figures of so many threads.
     pub fn at(&self, threads: usize) -> Option<&At> {
         self.at.iter().find(|a| a.threads == threads)
