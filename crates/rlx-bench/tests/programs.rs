@@ -60,11 +60,26 @@ esac"#;
     let (rlx, llama) = (engine(dir.path(), "rlx-run", rlx), engine(dir.path(), "llama-bench", llama));
     let out = dir.path().join("out.json");
     let [rlx, llama, path] = [&rlx, &llama, &out].map(|p| p.to_str().unwrap());
-    let args = ["peers", "--rlx-run", rlx, "--llama-bench", llama, "--gguf", "models/m.gguf", "--threads", "1,2", "--depth", "64"];
+    let args = [
+        "peers",
+        "--rlx-run",
+        rlx,
+        "--llama-bench",
+        llama,
+        "--gguf",
+        "models/m.gguf",
+        "--threads",
+        "1,2",
+        "--depth",
+        "64",
+        "--alone",
+        "mlx",
+    ];
     let args = [&args[..], &["--prefill", "0", "--decode", "4", "--rounds", "1", "--out", path]].concat();
     let first = bench(&args);
     assert_eq!(first.code, 0, "{}", first.err);
     assert!(first.out.contains("m, 1 thread, 1 rounds\n") && first.out.contains("m, 2 threads, 1 rounds\n"), "{}", first.out);
+    assert!(first.out.contains("mlx, 2 threads, 1 rounds, rlx alone\n"), "{}", first.out);
     assert!(first.out.contains("1.50 to 1.50   llama.cpp --repack 0\n"), "{}", first.out);
 
     let again = bench(&args);
@@ -74,12 +89,17 @@ esac"#;
     assert_eq!(resumed.code, 1, "{}", resumed.err);
     assert!(resumed.err.contains("m, 2 threads: tg4@64 is 1.50 of llama.cpp --repack 0, required 1.6"), "{}", resumed.err);
 
+    let other = bench(&[&args[..], &["--resume", "--repeat", "7"]].concat());
+    assert!(other.code == 1 && other.err.contains("settings: found {\"repeat\":2"), "{}", other.err);
+
     let capsule = written(&out);
     assert_eq!(rounds(&capsule, "m/2t/tg4@64/rlx"), [30.0, 30.0]);
     assert_eq!(rounds(&capsule, "m/2t/tg4@64/llama.cpp"), [15.0, 15.0]);
     assert_eq!(rounds(&capsule, "m/1t/tg4@64/llama.cpp --repack 0"), [20.0, 20.0]);
     assert!(rounds(&capsule, "m/1t/peak@64/rlx").iter().all(|b| *b > 0.0));
     assert_eq!(capsule["profile"]["name"], "lm");
+    let twice = bench(&["peers", "--rlx-run", rlx, "--llama-bench", llama, "--gguf", "a/m.gguf", "--gguf", "b/m.gguf"]);
+    assert!(twice.code == 2 && twice.err.contains("two checkpoints are called m"), "{}", twice.err);
     let failed = bench(&["peers", "--rlx-run", rlx, "--llama-bench", llama, "--gguf", "m.gguf", "--prefill", "0", "--decode", "5"]);
     assert_eq!(failed.code, 1);
     assert!(failed.err.contains("exit status: 3"), "{}", failed.err);

@@ -220,6 +220,12 @@ fn bench_measures_what_it_is_asked_to() {
         assert_eq!(v["tests"][test]["rounds"].as_array().map(Vec::len), Some(2));
     }
     assert!(v["load_s"].as_f64().is_some());
+    let deep = ["bench", "weights/rlx-tiny-chat-gguf", "--prefill", "0", "--decode", "4", "--depth", "0,70", "--streams", "1,3"];
+    let v = json(&rlx(&[&deep[..], &["--rounds", "2", "--json"]].concat()));
+    let names: Vec<&String> = v["tests"].as_object().unwrap().keys().collect();
+    assert_eq!(names, ["tg4", "tg4@70", "tg4x3", "tg4x3@70"]);
+    assert!(v["tests"].as_object().unwrap().values().all(|t| t["rounds"].as_array().map(Vec::len) == Some(2)));
+    fails(&["bench", "weights/rlx-tiny-chat-gguf", "--prefill", "0", "--decode", "0"], 2, &["nothing to measure"]);
 }
 
 #[test]

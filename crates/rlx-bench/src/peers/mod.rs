@@ -10,7 +10,7 @@ use anyhow::bail;
 use engine::{Engine, Found, Job};
 use rlx_cli::Usage;
 use rlx_cli::term::Notes;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,6 +48,10 @@ pub struct Args {
     /// A model to measure; may be repeated
     #[arg(long, value_name = "FILE", required = true)]
     gguf: Vec<PathBuf>,
+    /// A checkpoint that only this engine reads (a directory of MLX weights, say), measured in turn with the others;
+    /// may be repeated
+    #[arg(long, value_name = "WEIGHTS")]
+    alone: Vec<PathBuf>,
     /// This engine's rlx-run; unless given, the one beside this program
     #[arg(long, value_name = "PROGRAM")]
     rlx_run: Option<PathBuf>,
@@ -115,10 +119,11 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
     if jobs.is_empty() {
         return Err(Usage("nothing to measure: --prefill and --decode are 0 and there is no --first-token".into()).into());
     }
+    check_names(args)?;
     let mut capsule = begin(args)?;
     let notes = Notes::new(args.quiet);
     for round in 1..=args.rounds {
-        for file in &args.gguf {
+        for file in args.gguf.iter().chain(&args.alone) {
             for threads in &args.threads {
                 let mut tell = |engine: Engine, found: &[Found]| {
                     let figures: Vec<String> = found.iter().map(|(test, unit, _, v)| format!("{test} {}", rows::value(unit, *v))).collect();
@@ -138,22 +143,29 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
     required(args, &capsule)
 }
 
+/// The note of what was asked of the engines beyond what names of figures tell.
+const SETTINGS: &str = "settings";
+
 /// The capsule to add to.
 fn begin(args: &Args) -> anyhow::Result<Capsule> {
-    let fresh = Capsule::new("peers");
+    let mut fresh = Capsule::new("peers");
+    let settings = json!({ "repeat": args.repeat, "rlx_args": args.rlx_arg, "llama_args": args.llama_arg });
+    fresh.notes.insert(SETTINGS.into(), settings.clone());
     let Some(path) = args.out.as_deref().filter(|p| p.exists()) else { return Ok(fresh) };
     let at = path.display();
     if !args.resume {
         return Err(Usage(format!("{at} is there already: --resume adds rounds to it; or name another file")).into());
     }
     let old = Capsule::read(path)?;
+    let (program, null) = ([&old, &fresh].map(|c| Value::from(c.program.as_str())), Value::Null);
     for (what, found, expected) in [
-        ("program", &Value::from(old.program.as_str()), &Value::from(fresh.program.as_str())),
+        ("program", &program[0], &program[1]),
         ("machine", &old.machine, &fresh.machine),
         ("build", &old.build, &fresh.build),
+        (SETTINGS, old.notes.get(SETTINGS).unwrap_or(&null), &settings),
     ] {
         if found != expected {
-            bail!("{at}: {what}: found {found}, expected {expected}: rounds of another {what} cannot be added; name another file");
+            bail!("{at}: {what}: found {found}, expected {expected}: such rounds do not belong together; name another file");
         }
     }
     Ok(old)
@@ -169,14 +181,16 @@ fn pair(
     capsule: &mut Capsule,
     tell: &mut dyn FnMut(Engine, &[Found]),
 ) -> anyhow::Result<()> {
-    let engines: Vec<Engine> = std::iter::once(Engine::Rlx).chain(args.repack.iter().map(|r| Engine::Llama { repack: *r == 1 })).collect();
+    let settings = if args.alone.iter().any(|f| f == file) { &[] } else { &args.repack[..] };
+    let engines: Vec<Engine> = std::iter::once(Engine::Rlx).chain(settings.iter().map(|r| Engine::Llama { repack: *r == 1 })).collect();
     let (mut all, mut busiest) = (vec![], 0.0f64);
     for (job, engine) in jobs.iter().flat_map(|j| engines.iter().map(move |e| (*j, *e))) {
         busiest = busiest.max(machine::quiet(Duration::from_secs(args.wait)).unwrap_or(0.0));
         let (found, profile) = engine::measure(args, rlx, job, engine, file, threads)?;
         tell(engine, &found);
-        if let Some(profile) = profile.filter(|_| capsule.profile.is_null()) {
-            capsule.profile = profile;
+        if let Some(Value::Object(mut profile)) = profile.filter(|_| capsule.profile.is_null()) {
+            profile.shift_remove("threads"); // figures name theirs
+            capsule.profile = profile.into();
         }
         all.extend(found.into_iter().map(|f| (engine, f)));
     }
@@ -196,9 +210,20 @@ fn summary(c: &Capsule) -> String {
     format!("{}processors busy with other work before a process: at most {busy:.1}\n", rows::table(c))
 }
 
-/// The name of a file without its ending.
+/// The name of a checkpoint in figures: its last part, without `.gguf`.
 fn stem(file: &Path) -> String {
-    file.file_stem().unwrap_or_default().to_string_lossy().replace('/', "_")
+    let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+    name.strip_suffix(".gguf").unwrap_or(&name).replace('/', "_")
+}
+
+/// Figures of different files have different names.
+fn check_names(args: &Args) -> anyhow::Result<()> {
+    let mut names: Vec<String> = args.gguf.iter().chain(&args.alone).map(|f| stem(f)).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|w| w[0] == w[1]) {
+        Some(twice) => Err(Usage(format!("two checkpoints are called {}: rename one, so that figures tell which", twice[0])).into()),
+        None => Ok(()),
+    }
 }
 
 /// The exit code by `--require`.
@@ -239,5 +264,6 @@ mod tests {
         assert_eq!(requirement("tg64=0.8"), Ok(("tg64".into(), 0.8)));
         assert!(requirement("tg64").is_err());
         assert_eq!(stem(Path::new("a/qwen3-0.6b-Q4_K_M.gguf")), "qwen3-0.6b-Q4_K_M");
+        assert_eq!(stem(Path::new("models/qwen3-0.6b/")), "qwen3-0.6b");
     }
 }

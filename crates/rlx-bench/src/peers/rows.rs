@@ -63,6 +63,19 @@ pub fn rows(c: &Capsule) -> Vec<Row<'_>> {
     rows
 }
 
+/// Figures of this engine that no peer has: model, threads, test, figure.
+pub fn alone(c: &Capsule) -> Vec<(&str, &str, &str, &Figure)> {
+    let with_peer = rows(c);
+    let mut found = vec![];
+    for (name, figure) in &c.figures {
+        let Some([model, threads, test, "rlx"]) = parts(name) else { continue };
+        if !with_peer.iter().any(|r| (r.model, r.threads, r.test) == (model, threads, test)) {
+            found.push((model, threads, test, figure));
+        }
+    }
+    found
+}
+
 fn ratio(better: Better, rlx: f64, peer: f64) -> f64 {
     match better {
         Better::Higher => rlx / peer,
@@ -109,6 +122,15 @@ pub fn table(c: &Capsule) -> String {
         let (rlx, peer) = (value(&r.rlx.unit, r.rlx.median()), value(&r.peer.unit, r.peer.median()));
         t += &format!("  {:<12} {rlx:>14} {peer:>14} {:>7.2}   {:<14} {}\n", r.test, r.ratio, r.spread_text(), r.setting);
     }
+    of = ("", "");
+    for (model, threads, test, f) in alone(c) {
+        if (model, threads) != of {
+            of = (model, threads);
+            let s = if threads == "1" { "" } else { "s" };
+            t += &format!("{model}, {threads} thread{s}, {} rounds, rlx alone\n", f.rounds.len());
+        }
+        t += &format!("  {test:<12} {:>14}\n", value(&f.unit, f.median()));
+    }
     t
 }
 
@@ -137,6 +159,8 @@ mod tests {
             assert_eq!((r.model, r.threads, r.setting), ("m", "2", "llama.cpp --repack 0"));
             assert!((r.ratio - 2.0).abs() < 1e-12 && (r.spread.0 - 1.0).abs() < 1e-12 && (r.spread.1 - 3.0).abs() < 1e-12);
         }
+        let alone: Vec<&str> = alone(&c).iter().map(|a| a.2).collect();
+        assert_eq!(alone, ["pp1"]);
         let text = table(&c);
         assert!(text.starts_with("m, 2 threads, 3 rounds\n") && text.contains("20.0 tok/s"), "{text}");
     }

@@ -40,8 +40,8 @@ pub fn tables(c: &Capsule) -> String {
         t += &format!("; at most {busy:.1} processors busy with other work before a process");
     }
     t += ".\n\n";
-    let rows = rows::rows(c);
-    if rows.is_empty() {
+    let (rows, alone) = (rows::rows(c), rows::alone(c));
+    if rows.is_empty() && alone.is_empty() {
         t += "| figure | median (lowest to highest) | rounds |\n|---|---|---|\n";
         for (name, f) in &c.figures {
             t += &format!("| {name} | {} | {} |\n", spread(f), f.rounds.len());
@@ -56,6 +56,12 @@ pub fn tables(c: &Capsule) -> String {
         let s = if n == "1" { "" } else { "s" };
         t += &format!("{n} thread{s}, ratios:\n\n{}\n", ratios(&of));
         t += &format!("{n} thread{s}, medians and what they are ratios of:\n\n{}\n", medians(&of));
+    }
+    if !alone.is_empty() {
+        t += "rlx alone:\n\n| model | threads | test | median (lowest to highest) | rounds |\n|---|---|---|---|---|\n";
+        for (model, threads, test, f) in alone {
+            t += &format!("| {model} | {threads} | {test} | {} | {} |\n", spread(f), f.rounds.len());
+        }
     }
     t
 }
@@ -129,7 +135,9 @@ mod tests {
                 }
             }
         }
+        c.push(&rows::figure_name("mlx", 2, "tg64", "rlx"), "tok/s", Better::Higher, 12.0);
         let t = tables(&c);
+        assert!(t.ends_with("| mlx | 2 | tg64 | 12.0 tok/s | 1 |\n"), "{t}");
         assert!(t.contains("| | q4 | bf16 |\n|---|---|---|\n| tg64 | 2.00 | 1.50 |\n"), "{t}");
         assert!(t.contains("| bf16 | tg64 | 15.0 tok/s | 10.0 tok/s | `--repack 0` | 1.50 (1.50 to 1.50) | 3 |\n"), "{t}");
         let mut c = Capsule::new("run");

@@ -8,6 +8,7 @@ use crate::peers::rows;
 use anyhow::bail;
 use compare::{Change, Mark};
 use rlx_cli::Usage;
+use serde_json::Value;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -86,6 +87,15 @@ fn spread(f: &Figure) -> String {
     }
 }
 
+/// A value as one would write it.
+fn plain(v: &Value) -> String {
+    match v {
+        Value::String(s) => s.clone(),
+        Value::Object(m) => m.iter().map(|(k, v)| format!("{k} {}", plain(v))).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
 /// A capsule as text.
 pub fn shown(c: &Capsule) -> String {
     let mut t = format!("{}\n{}\n{}\n", c.build_line(), c.machine_line(), c.command);
@@ -93,9 +103,12 @@ pub fn shown(c: &Capsule) -> String {
         t += &format!("profile {name}\n");
     }
     for (key, note) in &c.notes {
-        match note.as_array() {
-            Some(list) => list.iter().for_each(|n| t += &format!("{key}: {}\n", n.as_str().unwrap_or_default())),
-            None => t += &format!("{key}: {note}\n"),
+        match note {
+            Value::Array(list) => list.iter().for_each(|n| t += &format!("{key}: {}\n", plain(n))),
+            Value::Object(m) if m.values().any(Value::is_object) => {
+                m.iter().for_each(|(k, n)| t += &format!("{key} of {k}: {}\n", plain(n)))
+            }
+            other => t += &format!("{key}: {}\n", plain(other)),
         }
     }
     t += "\n";
