@@ -3,7 +3,7 @@
 mod select;
 
 use crate::capsule::{Better, Capsule, Figure};
-use crate::{machine, report};
+use crate::{limits, machine, report};
 use rlx_cli::Usage;
 use rlx_cli::args::ModelArgs;
 use rlx_cli::term::Notes;
@@ -30,6 +30,9 @@ Figures:
   touched tg32       bytes that each of these tokens takes to compute: matrices once a step (shared by a batch),
                      rows of the embedding, keys and values of the context, intermediate values.  A count from
                      the plan, not a measurement
+  memory tg32        how much of the machine's read bandwidth (limit read) the weights and caches among them use; above
+                     100 % where a model fits a processor's caches
+  limit read t2      what `rlx-bench limits` measures in this process with the same threads, and so on
   peak, peakx4       the most memory while measuring one sequence, 4 sequences
 All but load are measured with weights packed before (packing=eager), after one round that does not count.
 Batches begin with the first of --contexts; --grid measures every batch behind every context.  What the model
@@ -88,6 +91,7 @@ pub fn run(mut args: Args) -> anyhow::Result<u8> {
         let of: Vec<Test> = tests.iter().filter(|t| t.streams == n).copied().collect();
         group(&args, n, &of, &mut capsule, &notes)?;
     }
+    bandwidth(&tests, &mut capsule, &notes)?;
     args.out.iter().try_for_each(|path| capsule.write(path))?;
     let mut out = io::stdout().lock();
     match args.json {
@@ -197,3 +201,25 @@ fn touched(runner: &LmRunner, t: &Test, capsule: &mut Capsule) -> anyhow::Result
 
 /// The note of what the bytes of a token are.
 const TOUCHED: &str = "bytes_per_token";
+
+/// How much of the machine's read bandwidth decoding uses.
+fn bandwidth(tests: &[Test], capsule: &mut Capsule, notes: &Notes) -> anyhow::Result<()> {
+    let threads = match capsule.profile["threads"].as_u64().and_then(|n| usize::try_from(n).ok()) {
+        None | Some(0) => rlx_cpu::physical_cores(),
+        Some(n) => n,
+    };
+    let measured = limits::measure(&[threads], limits::REPEATS, notes)?;
+    let Some(at) = measured.at(threads) else { return Ok(()) };
+    let limit = at.read.median();
+    measured.record(capsule);
+    for t in tests.iter().filter(|t| t.kind == Kind::Decode) {
+        let name = figure(t);
+        let part = |key: &str| capsule.notes[TOUCHED][&name][key].as_f64().unwrap_or(0.0);
+        let bytes = part("weights") + part("cache");
+        let rates: Vec<f64> = capsule.get(&name).map_or(vec![], |f| f.rounds.clone());
+        for rate in rates {
+            capsule.push(&format!("memory {name}"), "%", Better::Higher, 100.0 * rate * bytes / 1e9 / limit);
+        }
+    }
+    Ok(())
+}
