@@ -240,8 +240,9 @@ impl Attention {
         assert_eq!(self.block_tokens % (CHUNK / 2), 0, "positions of a block");
         assert!(rows.end <= self.n_rows(seg), "row {} of {}", rows.end, self.n_rows(seg));
         SCRATCH.with_borrow_mut(|scratch| {
-            scratch.resize(ROWS * (KEYS + self.value_dim), 0.0);
-            let (scores, acc) = scratch.split_at_mut(ROWS * KEYS);
+            scratch.resize(ROWS * (KEYS + self.value_dim) + KEYS * (self.head_dim + self.value_dim), 0.0);
+            let (scores, rest) = scratch.split_at_mut(ROWS * KEYS);
+            let (acc, wide) = rest.split_at_mut(ROWS * self.value_dim);
             for first in rows.clone().step_by(ROWS) {
                 let n = ROWS.min(rows.end - first);
                 let mut stats = [Stats { max: f32::NEG_INFINITY, sum: 0.0 }; ROWS];
@@ -249,7 +250,7 @@ impl Attention {
                 // Rows of a tile are in order of position, so the first sees the earliest and the last the latest key.
                 let start = self.visible(seg, first).start.max(keys.start);
                 let end = self.visible(seg, first + n - 1).end.min(keys.end);
-                let tile = Tile { at: self, seg, first, n, start, end, scores, acc, stats: &mut stats };
+                let tile = Tile { at: self, seg, first, n, start, end, scores, acc, wide, stats: &mut stats };
                 match self.kv {
                     KvType::F32 => dispatch(self.level, Typed::<F32>(tile, PhantomData)),
                     KvType::F16 => dispatch(self.level, Typed::<F16>(tile, PhantomData)),
