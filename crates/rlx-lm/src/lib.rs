@@ -2,7 +2,7 @@
 //!
 //! A family implements [`LmFamily`] and [`LmModel`]; [`LmRunner`] loads its checkpoints, runs them on
 //! a device, generates, scores and chats.  [`parity`] compares a checkpoint with recorded
-//! reference outputs, [`bench`] measures.
+//! reference outputs, [`mod@bench`] measures.
 
 pub mod bench;
 mod chat;
