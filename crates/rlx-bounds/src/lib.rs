@@ -19,7 +19,7 @@ use std::time::Duration;
 /// The system's allocator, which counts what the current thread holds and the most it held.  A block that grows counts
 /// twice while it is copied.
 ///
-/// A program that measures memory makes it its `#[global_allocator]`; without that only time is bounded.
+/// A program that bounds memory makes it its `#[global_allocator]`.
 pub struct Counting;
 
 thread_local! {
@@ -88,12 +88,25 @@ pub fn measured<T>(f: impl FnOnce() -> T) -> (T, Cost) {
     (out, Cost { peak: (PEAK.get() - before).max(0).cast_unsigned(), took })
 }
 
-/// Runs `f`, which may hold `bytes` beyond what is held now, and may compute for `time`.
+/// Whether [`Counting`] sees what this program allocates.
+fn is_counted() -> bool {
+    let before = HELD.get();
+    let probe = std::hint::black_box(Box::new(0u8));
+    let counted = HELD.get() != before;
+    drop(probe);
+    counted
+}
+
+/// Runs `f`, which may hold `bytes` beyond what is held now, `usize::MAX` for any number, and may compute for `time`.
 ///
 /// # Panics
-/// It held or computed more.
+/// It held or computed more; or memory is bounded and [`Counting`] is not the allocator, so that no bound could break.
 #[track_caller]
 pub fn within<T>(bytes: usize, time: Duration, f: impl FnOnce() -> T) -> T {
+    assert!(
+        bytes == usize::MAX || is_counted(),
+        "at most {bytes} bytes allowed and none counted: `rlx_bounds::Counting` is not this program's `#[global_allocator]`"
+    );
     let (out, cost) = measured(f);
     assert!(cost.peak <= bytes, "peak of {} bytes, at most {bytes} allowed", cost.peak);
     assert!(cost.took <= time, "computed for {:?}, at most {time:?} allowed", cost.took);

@@ -106,10 +106,11 @@ impl GgufVocab {
                 return Err(VocabError::Invalid { file, field, offset, found, expected });
             }
         }
-        let merges = match model {
+        let merges = if JOINED.contains(&model) {
             // Without the list every byte is a token, which no model was trained with.
-            model if JOINED.contains(&model) => Some(gguf.get_str_array(&full("merges"))?),
-            _ => gguf.find::<&StringArray>(&full("merges"))?,
+            Some(gguf.get_str_array(&full("merges"))?)
+        } else {
+            gguf.find::<&StringArray>(&full("merges"))?
         };
         Ok(Some(GgufVocab {
             model: model.into(),

@@ -305,7 +305,7 @@ fn encodes_a_megabyte(tokenizer: &Tokenizer, of: &str) {
 
 /// Tokens for runs of every length up to 31, as Gemma has them for spaces and line ends.
 #[test]
-fn tokenizer_26_a_megabyte_of_spaces() {
+fn tokenizer_26_a_megabyte_of_spaces_in_a_gguf_vocabulary() {
     let mut vocab = GgufVocab { add_bos: Some(false), add_space_prefix: Some(false), ..sound("llama") };
     for n in 2..=31 {
         for of in ["▁", "a"] {
@@ -316,13 +316,19 @@ fn tokenizer_26_a_megabyte_of_spaces() {
     }
     let tokenizer = Tokenizer::from_gguf(&vocab).expect("sound");
     encodes_a_megabyte(&tokenizer, " ");
-    // The `tokenizers` crate merges them as one word, at 0.9 s for a megabyte; half of one leaves room on a busy machine.
-    let json = loads(qwen2().to_string().as_bytes());
-    quick(|| json.encode(&" ".repeat(1 << 19), false)).expect("encodes");
     encodes_a_megabyte(&tokenizer, "a");
     // Longer runs first: every merge makes a better one possible.
     vocab.scores.as_mut().expect("there").iter_mut().skip(7).for_each(|s| *s = -*s);
     encodes_a_megabyte(&Tokenizer::from_gguf(&vocab).expect("sound"), " ");
+}
+
+/// The `tokenizers` crate merges them as one word, at 0.9 s for a megabyte; half of one leaves room on a busy machine.
+#[test]
+fn tokenizer_26_half_a_megabyte_of_spaces_in_a_tokenizer_json() {
+    let tokenizer = loads(qwen2().to_string().as_bytes());
+    let text = " ".repeat(1 << 19);
+    let ids = quick(|| tokenizer.encode(&text, false)).expect("encodes");
+    assert_eq!(tokenizer.decode(&ids, false).expect("decodes"), text);
 }
 
 #[test]
@@ -411,6 +417,10 @@ fn tokenizer_27_added_tokens() {
     refused_at(&template("<x>", "A"), processor, &["post_processor", "`<x>`, expected one of its special_tokens"]);
     refused_at(&template("<s>", "B"), processor, &["post_processor", "text B"]);
     assert_eq!(loads(&template("<s>", "A")).encode("", true).expect("encodes"), [1]);
+    // A token that is spelled like the key and comes before it.
+    let named = String::from_utf8(template("<x>", "A")).expect("text").replacen("\"a\":", "\"post_processor\":60000,\"a\":", 1);
+    assert!(named.find("\"post_processor\":") < named.find(processor), "{named}");
+    refused_at(named.as_bytes(), processor, &["post_processor at byte", "`<x>`"]);
     // However the file is laid out.
     let mut v = qwen2();
     v["model"]["vocab"]["a"] = (1u64 << 31).into();

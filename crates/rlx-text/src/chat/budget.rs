@@ -64,7 +64,7 @@ const TEXT_PER_LEVEL: u64 = 4;
 /// Most bytes that one rendering makes.
 const MAX_TEXT: u64 = 256 << 20;
 /// What an element of a list weighs.
-const ELEMENT: u64 = 64;
+pub(super) const ELEMENT: u64 = 64;
 /// What a mapping weighs beside its elements.
 const MAPPING: u64 = 256;
 /// Deeper values are refused.
@@ -145,7 +145,8 @@ pub(super) fn charge(bytes: u64) -> Result<(), Error> {
     text.map(drop).ok_or_else(|| spent(Spent::Text))
 }
 
-fn refuse(reason: impl Into<String>) -> Error {
+/// An error of a template that does what cannot be done.
+pub(super) fn refuse(reason: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason.into())
 }
 

@@ -1,13 +1,9 @@
 //! What the engine's own filters and functions may make, charged before they make it.
 
 use minijinja::value::ValueKind;
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, Value};
 
-use super::budget::{charge, elements, written};
-
-fn invalid(reason: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, reason.into())
-}
+use super::budget::{ELEMENT, charge, elements, refuse, written};
 
 /// What is looked at before a filter of the engine runs.
 type Before = fn(&[Value]) -> Result<(), Error>;
@@ -39,13 +35,13 @@ const MAX_COLUMNS: i64 = 4096;
 /// Before the engine's `batch` and `slice`, which make as many items as they are asked for.
 fn before_columns(args: &[Value]) -> Result<(), Error> {
     if args.get(1).and_then(Value::as_i64).is_some_and(|n| n > MAX_COLUMNS) {
-        return Err(invalid(format!("batch, slice: expected at most {MAX_COLUMNS} columns")));
+        return Err(refuse(format!("batch, slice: expected at most {MAX_COLUMNS} columns")));
     }
     let fill = args.get(2).is_some_and(|v| matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable));
     if fill {
-        return Err(invalid("batch, slice: cannot fill with a list or mapping"));
+        return Err(refuse("batch, slice: cannot fill with a list or mapping"));
     }
-    charge(args.get(1).and_then(Value::as_i64).map_or(0, |n| n.unsigned_abs() * 64))?;
+    charge(args.get(1).and_then(Value::as_i64).map_or(0, |n| n.unsigned_abs() * ELEMENT))?;
     before_list(args)
 }
 
@@ -79,7 +75,7 @@ fn before_escape(args: &[Value]) -> Result<(), Error> {
 /// Charges what a format string may make: each field may take the longest argument, and as many columns as it names.
 pub(super) fn charge_format(format: &str, args: &[Value]) -> Result<(), Error> {
     let Some(columns) = columns(format) else {
-        return Err(invalid("format: field widths of more than four digits, or taken from a value, are refused"));
+        return Err(refuse("format: field widths of more than four digits, or taken from a value, are refused"));
     };
     let mut longest = 0;
     for arg in args {
@@ -95,12 +91,12 @@ pub(super) fn charge_pieces(text: &str, separator: Option<&str>) -> Result<(), E
         Some(separator) => text.matches(separator).count() + 1,
         None => text.split(char::is_whitespace).count(),
     };
-    charge(text.len() as u64 + 64 * pieces as u64)
+    charge(text.len() as u64 + ELEMENT * pieces as u64)
 }
 
 /// The function `range`, whose numbers a filter may put into a list.
 pub(super) fn range(lower: i64, upper: Option<i64>, step: Option<i64>) -> Result<Value, Error> {
-    let narrow = |n: i64| isize::try_from(n).map_err(|_| invalid("range: the number is too large"));
+    let narrow = |n: i64| isize::try_from(n).map_err(|_| refuse("range: the number is too large"));
     let range = minijinja::functions::range(narrow(lower)?, upper.map(narrow).transpose()?, step.map(narrow).transpose()?)?;
     charge(range.len().map_or(0, |n| n as u64).saturating_mul(PER_NUMBER))?;
     Ok(range)

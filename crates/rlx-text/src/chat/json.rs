@@ -1,9 +1,9 @@
 //! `tojson` as transformers defines it for templates: Python's `json.dumps` without HTML escaping.
 
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, Value};
 
-use super::budget::charge;
+use super::budget::{charge, refuse};
 
 /// Deeper values are refused.
 pub(super) const MAX_DEPTH: usize = 200;
@@ -31,7 +31,7 @@ pub(super) fn tojson(value: &Value, ensure_ascii: Option<Value>, indent: Option<
 }
 
 fn invalid(reason: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, format!("tojson: {}", reason.into()))
+    refuse(format!("tojson: {}", reason.into()))
 }
 
 fn indentation(v: &Value) -> Result<String, Error> {

@@ -3,14 +3,10 @@
 //! Everything that can make more text than it was given charges what it will make before it makes it.
 
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, State, Value};
+use minijinja::{Error, State, Value};
 
-use super::budget::{charge, elements};
+use super::budget::{charge, elements, refuse};
 use super::filters::{charge_format, charge_pieces};
-
-fn invalid(reason: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, reason.into())
-}
 
 /// `value[start:stop:step]`.
 pub(super) fn slice(value: &Value, bounds: &[Value]) -> Result<Value, Error> {
@@ -18,12 +14,12 @@ pub(super) fn slice(value: &Value, bounds: &[Value]) -> Result<Value, Error> {
         match bounds.get(n) {
             None => Ok(None),
             Some(v) if v.is_none() => Ok(None),
-            Some(v) => v.as_i64().map(Some).ok_or_else(|| invalid(format!("a slice bound is {}, expected an integer", v.kind()))),
+            Some(v) => v.as_i64().map(Some).ok_or_else(|| refuse(format!("a slice bound is {}, expected an integer", v.kind()))),
         }
     };
     let (start, stop, step) = (bound(0)?, bound(1)?, bound(2)?.unwrap_or(1));
     if step == 0 {
-        return Err(invalid("slice step cannot be zero"));
+        return Err(refuse("slice step cannot be zero"));
     }
     match value.kind() {
         ValueKind::String => {
@@ -51,7 +47,7 @@ pub(super) fn slice(value: &Value, bounds: &[Value]) -> Result<Value, Error> {
             let picked: Vec<Value> = indices(items.len(), start, stop, step).filter_map(|at| items.get(at).cloned()).collect();
             Ok(if value.is_tuple() { Value::from(minijinja::value::Tuple::from(picked)) } else { Value::from(picked) })
         }
-        other => Err(invalid(format!("a value of type {other} cannot be sliced"))),
+        other => Err(refuse(format!("a value of type {other} cannot be sliced"))),
     }
 }
 
@@ -109,7 +105,7 @@ pub(super) fn join(values: &Value, separator: &str, text_only: bool) -> Result<V
                 charge(text.len() as u64)?;
                 out.push_str(text);
             }
-            None if text_only => return Err(invalid(format!("join: item {n} is {}, expected a string", value.kind()))),
+            None if text_only => return Err(refuse(format!("join: item {n} is {}, expected a string", value.kind()))),
             None => out.push_str(&text_of(&value)?),
         }
     }
@@ -196,7 +192,7 @@ pub(super) fn indent_filter(
         Some(w) => match (w.as_str(), w.as_i64()) {
             (Some(text), _) => text.to_owned(),
             (None, Some(n)) => spaces(n)?,
-            _ => return Err(invalid(format!("indent: the width is {}, expected a number", w.kind()))),
+            _ => return Err(refuse(format!("indent: the width is {}, expected a number", w.kind()))),
         },
     };
     charge(text.len() as u64 + (text.matches('\n').count() as u64 + 1).saturating_mul(indent.len() as u64))?;
@@ -240,18 +236,18 @@ pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value
         return Ok(value.clone());
     }
     if matches!(value.kind(), ValueKind::Seq) && name == "index" {
-        let [wanted] = args else { return Err(invalid("index: expected one argument")) };
+        let [wanted] = args else { return Err(refuse("index: expected one argument")) };
         let at = value.try_iter()?.position(|v| v == *wanted);
-        return at.map(Value::from).ok_or_else(|| invalid("index: the value is not in the list"));
+        return at.map(Value::from).ok_or_else(|| refuse("index: the value is not in the list"));
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
 
 fn string_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value, Error>> {
     let text_arg = |n: usize| args.get(n).and_then(Value::as_str);
-    let wrong = || Some(Err(invalid(format!("{name}: wrong arguments for a string's method"))));
+    let wrong = || Some(Err(refuse(format!("{name}: wrong arguments for a string's method"))));
     let pad = |left: bool, right: bool| -> Result<Value, Error> {
-        let width = args.first().and_then(Value::as_i64).ok_or_else(|| invalid(format!("{name}: the width is not a number")))?;
+        let width = args.first().and_then(Value::as_i64).ok_or_else(|| refuse(format!("{name}: the width is not a number")))?;
         let fill = args.get(1).and_then(Value::as_str).unwrap_or(" ");
         let missing = usize::try_from(width).unwrap_or(0).saturating_sub(text.chars().count());
         charge((missing as u64).saturating_mul(fill.len() as u64) + text.len() as u64)?;
@@ -262,6 +258,16 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value,
         };
         Ok(Value::from(format!("{}{text}{}", fill.repeat(before), fill.repeat(missing - before))))
     };
+    let charged = match name {
+        // `%`-less formatting can widen a field to any size.
+        "format" => charge_format(text, args),
+        "split" | "rsplit" => charge_pieces(text, text_arg(0)),
+        "splitlines" => charge_pieces(text, Some("\n")).and_then(|()| charge_pieces(text, Some("\r"))),
+        _ => Ok(()),
+    };
+    if let Err(e) = charged {
+        return Some(Err(e));
+    }
     Some(match (name, args) {
         ("replace", [_, _] | [_, _, _]) => match (text_arg(0), text_arg(1)) {
             (Some(old), Some(new)) => replace(text, old, new, args.get(2).and_then(Value::as_i64)),
@@ -271,7 +277,7 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value,
         ("strip", [] | [_]) => return strip(text, args, true, true),
         ("lstrip", [] | [_]) => return strip(text, args, true, false),
         ("rstrip", [] | [_]) => return strip(text, args, false, true),
-        ("rsplit", _) => charge_pieces(text, text_arg(0)).and_then(|()| rsplit(text, args)),
+        ("rsplit", _) => rsplit(text, args),
         ("partition" | "rpartition", [_]) => match text_arg(0) {
             Some(sep) if !sep.is_empty() => {
                 let cut = if name == "partition" { text.split_once(sep) } else { text.rsplit_once(sep) };
@@ -285,10 +291,10 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value,
             _ => return wrong(),
         },
         ("removeprefix", [_]) => {
-            text_arg(0).map(|p| Value::from(text.strip_prefix(p).unwrap_or(text))).ok_or_else(|| invalid("removeprefix: expected a string"))
+            text_arg(0).map(|p| Value::from(text.strip_prefix(p).unwrap_or(text))).ok_or_else(|| refuse("removeprefix: expected a string"))
         }
         ("removesuffix", [_]) => {
-            text_arg(0).map(|p| Value::from(text.strip_suffix(p).unwrap_or(text))).ok_or_else(|| invalid("removesuffix: expected a string"))
+            text_arg(0).map(|p| Value::from(text.strip_suffix(p).unwrap_or(text))).ok_or_else(|| refuse("removesuffix: expected a string"))
         }
         ("ljust", [_] | [_, _]) => pad(false, true),
         ("rjust", [_] | [_, _]) => pad(true, false),
@@ -296,26 +302,13 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value,
         ("zfill", [width]) => zfill(text, width),
         ("index", [_]) => match text_arg(0).and_then(|w| text.find(w)) {
             Some(at) => Ok(Value::from(text.get(..at).map_or(0, |t| t.chars().count()))),
-            None => Err(invalid("index: substring not found")),
+            None => Err(refuse("index: substring not found")),
         },
         ("swapcase", []) => {
             let swap = |c: char| if c.is_lowercase() { c.to_uppercase().to_string() } else { c.to_lowercase().to_string() };
             Ok(Value::from(text.chars().map(swap).collect::<String>()))
         }
         ("casefold", []) => Ok(Value::from(text.to_lowercase())),
-        // `%`-less formatting can widen a field to any size.
-        ("format", _) => match charge_format(text, args) {
-            Err(e) => Err(e),
-            Ok(()) => return None,
-        },
-        ("split", _) => match charge_pieces(text, text_arg(0)) {
-            Err(e) => Err(e),
-            Ok(()) => return None,
-        },
-        ("splitlines", _) => match charge_pieces(text, Some("\n")).and_then(|()| charge_pieces(text, Some("\r"))) {
-            Err(e) => Err(e),
-            Ok(()) => return None,
-        },
         _ => return None,
     })
 }
@@ -339,17 +332,17 @@ fn strip(text: &str, args: &[Value], left: bool, right: bool) -> Option<Result<V
 fn rsplit(text: &str, args: &[Value]) -> Result<Value, Error> {
     let most = args.get(1).and_then(Value::as_i64).and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX - 1);
     let mut parts: Vec<Value> = match args.first().and_then(Value::as_str) {
-        Some("") => return Err(invalid("rsplit: empty separator")),
+        Some("") => return Err(refuse("rsplit: empty separator")),
         Some(sep) => text.rsplitn(most.saturating_add(1), sep).map(Value::from).collect(),
         None if most >= text.len() => text.split_whitespace().rev().map(Value::from).collect(),
-        None => return Err(invalid("rsplit: a limit needs a separator")),
+        None => return Err(refuse("rsplit: a limit needs a separator")),
     };
     parts.reverse();
     Ok(Value::from(parts))
 }
 
 fn zfill(text: &str, width: &Value) -> Result<Value, Error> {
-    let width = width.as_i64().ok_or_else(|| invalid("zfill: the width is not a number"))?;
+    let width = width.as_i64().ok_or_else(|| refuse("zfill: the width is not a number"))?;
     let missing = usize::try_from(width).unwrap_or(0).saturating_sub(text.chars().count());
     charge(missing as u64)?;
     let (sign, digits) = match text.strip_prefix(['-', '+']) {

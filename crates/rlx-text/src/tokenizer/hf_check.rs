@@ -11,7 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use serde_json::Value;
 
 use super::hf_merges::{self, Known, Merges};
-use super::hf_strings::{Growth, Hashed, Kind, OneOf, Pattern, shorten};
+use super::hf_strings::{growth, hashed, kind, one_of, pattern, shorten};
 use super::hf_template;
 use super::json_place::place;
 use super::regex_check;
@@ -67,6 +67,8 @@ pub(super) enum Blame {
     Added(u64),
     /// What is put around texts.
     Around(u64),
+    /// What puts things around texts, as a whole.
+    PostProcessor,
 }
 
 /// What the walk has seen.
@@ -286,7 +288,7 @@ impl Walk<'_> {
 
     fn top<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> std::result::Result<(), A::Error> {
         const KEYS: &[&str] = &["added_tokens", "model", "normalizer", "pre_tokenizer", "post_processor", "decoder"];
-        while let Some(key) = map.next_key_seed(OneOf(KEYS))? {
+        while let Some(key) = map.next_key_seed(one_of(KEYS))? {
             let at = match key {
                 Some("added_tokens") => At::AddedTokens,
                 Some("model") => At::Model,
@@ -306,10 +308,10 @@ impl Walk<'_> {
 
     fn added_token<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> std::result::Result<(), A::Error> {
         let (mut id, mut text) = (None, None);
-        while let Some(key) = map.next_key_seed(OneOf(&["id", "content"]))? {
+        while let Some(key) = map.next_key_seed(one_of(&["id", "content"]))? {
             match key {
                 Some("id") => id = Some(map.next_value::<u64>()?),
-                Some("content") => text = Some(map.next_value_seed(Hashed(self.seen.hash))?),
+                Some("content") => text = Some(map.next_value_seed(hashed(self.seen.hash))?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -325,11 +327,11 @@ impl Walk<'_> {
     }
 
     fn model<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> std::result::Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(OneOf(&["type", "vocab", "unk_token", "unk_id", "continuing_subword_prefix"]))? {
+        while let Some(key) = map.next_key_seed(one_of(&["type", "vocab", "unk_token", "unk_id", "continuing_subword_prefix"]))? {
             match key {
                 Some("type") => {
-                    let kind = map.next_value_seed(Kind(MODELS))?;
-                    (self.seen.is_unigram, self.seen.is_bpe) = (Some(kind == "Unigram"), kind == "BPE");
+                    let model = map.next_value_seed(kind(MODELS))?;
+                    (self.seen.is_unigram, self.seen.is_bpe) = (Some(model == "Unigram"), model == "BPE");
                 }
                 Some("continuing_subword_prefix") => self.seen.prefix = map.next_value::<Option<Cow<'_, str>>>()?.map_or(0, |t| t.len()),
                 Some("vocab") => map.next_value_seed(self.inner(At::Vocab))?,
@@ -347,13 +349,16 @@ impl Walk<'_> {
         types: &'static [&'static str],
     ) -> std::result::Result<(), A::Error> {
         const KEYS: &[&str] = &["type", "content", "Regex", "String", "ids", "sep", "cls"];
-        while let Some(key) = map.next_key_seed(OneOf(KEYS))? {
+        if name == "post_processor" {
+            self.seen.stops(Blame::PostProcessor)?;
+        }
+        while let Some(key) = map.next_key_seed(one_of(KEYS))? {
             match key {
                 Some("ids" | "sep" | "cls") if name == "post_processor" => map.next_value_seed(self.inner(At::Around))?,
                 Some("ids" | "sep" | "cls") => map.next_value_seed(self.inner(At::Part { name, types }))?,
-                Some("type") => drop(map.next_value_seed(Kind(types))?),
-                Some("content") => map.next_value_seed(Growth(&mut self.seen.growth))?,
-                Some(kind) => map.next_value_seed(Pattern { is_regex: kind == "Regex", budget: &mut self.seen.patterns })?,
+                Some("type") => drop(map.next_value_seed(kind(types))?),
+                Some("content") => map.next_value_seed(growth(&mut self.seen.growth))?,
+                Some(key) => map.next_value_seed(pattern(key == "Regex", &mut self.seen.patterns))?,
                 None => map.next_value_seed(self.inner(At::Part { name, types }))?,
             }
         }
@@ -387,7 +392,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
             At::Vocab => {
                 self.seen.is_list = Some(false);
                 self.seen.stops(Blame::Vocab)?;
-                while let Some(hash) = map.next_key_seed(Hashed(self.seen.hash))? {
+                while let Some(hash) = map.next_key_seed(hashed(self.seen.hash))? {
                     map.next_value_seed(self.inner(At::Id(hash)))?;
                 }
                 Ok(())
@@ -408,7 +413,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
                 while seq.next_element_seed(self.inner(At::Scored))?.is_some() {}
             }
             At::Scored => {
-                let hash = seq.next_element_seed(Hashed(self.seen.hash))?;
+                let hash = seq.next_element_seed(hashed(self.seen.hash))?;
                 let score = seq.next_element::<f64>()?;
                 if hash.is_none() || score.is_none() || seq.next_element::<IgnoredAny>()?.is_some() {
                     return Err(A::Error::custom("expected a token with one score"));

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::hf_strings::{OneOf, shorten};
+use super::hf_strings::{append, one_of, shorten};
 use super::texts::Hash;
 
 /// What a vocabulary has.
@@ -81,7 +81,7 @@ impl<'de> Visitor<'de> for Merges<'_> {
             At::Model => (&["merges"], At::List),
             At::List | At::Merge => return Err(A::Error::invalid_type(serde::de::Unexpected::Map, &self)),
         };
-        while let Some(key) = map.next_key_seed(OneOf(word))? {
+        while let Some(key) = map.next_key_seed(one_of(word))? {
             match key {
                 Some(_) => map.next_value_seed(Merges { known: self.known, at })?,
                 None => drop(map.next_value::<IgnoredAny>()?),
@@ -95,9 +95,9 @@ impl<'de> Visitor<'de> for Merges<'_> {
             At::List => while seq.next_element_seed(Merges { known: self.known, at: At::Merge })?.is_some() {},
             At::Merge => {
                 let mut text = Vec::new();
-                let left = seq.next_element_seed(Append(&mut text))?;
+                let left = seq.next_element_seed(append(&mut text))?;
                 let cut = text.len();
-                let right = seq.next_element_seed(Append(&mut text))?;
+                let right = seq.next_element_seed(append(&mut text))?;
                 if left.is_none() || right.is_none() || seq.next_element::<IgnoredAny>()?.is_some() {
                     return Err(A::Error::custom("expected two tokens"));
                 }
@@ -124,26 +124,5 @@ impl<'de> Visitor<'de> for Merges<'_> {
         };
         let mut joined = [left.as_bytes(), right.as_bytes()].concat();
         self.known.refuse(&mut joined, left.len()).map_or(Ok(()), |why| Err(E::custom(why)))
-    }
-}
-
-/// A string, put behind others.
-struct Append<'t>(&'t mut Vec<u8>);
-
-impl<'de> DeserializeSeed<'de> for Append<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
-        reader.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Append<'_> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a token")
-    }
-    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
     }
 }

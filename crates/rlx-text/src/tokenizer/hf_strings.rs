@@ -15,112 +15,72 @@ pub(super) fn shorten(text: &str) -> &str {
     text.char_indices().nth(40).and_then(|(at, _)| text.get(..at)).unwrap_or(text)
 }
 
+/// Reads a string and hands it to `read`, which keeps of it what is needed, or says what is wrong with it.
+pub(super) struct Str<F> {
+    expecting: &'static str,
+    read: F,
+}
+
+impl<'de, T, F: FnOnce(&str) -> Result<T, String>> DeserializeSeed<'de> for Str<F> {
+    type Value = T;
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<T, D::Error> {
+        reader.deserialize_str(self)
+    }
+}
+
+impl<T, F: FnOnce(&str) -> Result<T, String>> Visitor<'_> for Str<F> {
+    type Value = T;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expecting)
+    }
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        (self.read)(text).map_err(E::custom)
+    }
+}
+
+fn find(words: &[&'static str], text: &str) -> Option<&'static str> {
+    words.iter().copied().find(|w| *w == text)
+}
+
 /// Which of some words a string is.
-pub(super) struct OneOf(pub &'static [&'static str]);
-
-impl<'de> DeserializeSeed<'de> for OneOf {
-    type Value = Option<&'static str>;
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> std::result::Result<Self::Value, D::Error> {
-        reader.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for OneOf {
-    type Value = Option<&'static str>;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-    fn visit_str<E: Error>(self, text: &str) -> std::result::Result<Self::Value, E> {
-        Ok(self.0.iter().copied().find(|w| *w == text))
-    }
-}
-
-/// The hash of a string; `None` for the empty one.
-pub(super) struct Hashed(pub Hash);
-
-impl<'de> DeserializeSeed<'de> for Hashed {
-    type Value = Option<u64>;
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> std::result::Result<Self::Value, D::Error> {
-        reader.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Hashed {
-    type Value = Option<u64>;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a token")
-    }
-    fn visit_str<E: Error>(self, text: &str) -> std::result::Result<Self::Value, E> {
-        Ok((!text.is_empty()).then(|| self.0.bytes(text.as_bytes())))
-    }
+pub(super) fn one_of(words: &[&'static str]) -> Str<impl FnOnce(&str) -> Result<Option<&'static str>, String>> {
+    Str { expecting: "a string", read: |text: &str| Ok(find(words, text)) }
 }
 
 /// A type, which has to be one of these.
-pub(super) struct Kind(pub &'static [&'static str]);
-
-impl<'de> DeserializeSeed<'de> for Kind {
-    type Value = &'static str;
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> std::result::Result<Self::Value, D::Error> {
-        reader.deserialize_str(self)
-    }
+pub(super) fn kind(types: &[&'static str]) -> Str<impl FnOnce(&str) -> Result<&'static str, String>> {
+    let unknown = |text: &str| format!("unknown type `{}`, expected one of {}", shorten(text), types.join(", "));
+    Str { expecting: "a string", read: move |text: &str| find(types, text).ok_or_else(|| unknown(text)) }
 }
 
-impl Visitor<'_> for Kind {
-    type Value = &'static str;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-    fn visit_str<E: Error>(self, text: &str) -> std::result::Result<Self::Value, E> {
-        let known = self.0.iter().copied().find(|w| *w == text);
-        known.ok_or_else(|| E::custom(format!("unknown type `{}`, expected one of {}", shorten(text), self.0.join(", "))))
-    }
+/// The hash of a token; `None` for the empty one.
+pub(super) fn hashed(hash: Hash) -> Str<impl FnOnce(&str) -> Result<Option<u64>, String>> {
+    Str { expecting: "a token", read: move |text: &str| Ok((!text.is_empty()).then(|| hash.bytes(text.as_bytes()))) }
+}
+
+/// A token, put behind others.
+pub(super) fn append(out: &mut Vec<u8>) -> Str<impl FnOnce(&str) -> Result<(), String>> {
+    let read = |text: &str| {
+        out.extend_from_slice(text.as_bytes());
+        Ok(())
+    };
+    Str { expecting: "a token", read }
 }
 
 /// A replacement, by which texts grow.
-pub(super) struct Growth<'g>(pub &'g mut u64);
-
-impl<'de> DeserializeSeed<'de> for Growth<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> std::result::Result<(), D::Error> {
-        reader.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Growth<'_> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a replacement")
-    }
-    fn visit_str<E: Error>(self, text: &str) -> std::result::Result<(), E> {
-        *self.0 = self.0.saturating_mul(text.len().max(1) as u64);
-        match *self.0 {
-            found if found > MAX_GROWTH => {
-                Err(E::custom(format!("replacements make a text {found} times longer, expected at most {MAX_GROWTH}")))
-            }
+pub(super) fn growth(total: &mut u64) -> Str<impl FnOnce(&str) -> Result<(), String>> {
+    let read = |text: &str| {
+        *total = total.saturating_mul(text.len().max(1) as u64);
+        match *total {
+            found if found > MAX_GROWTH => Err(format!("replacements make a text {found} times longer, expected at most {MAX_GROWTH}")),
             _ => Ok(()),
         }
-    }
+    };
+    Str { expecting: "a replacement", read }
 }
 
 /// A pattern that text is split at or replaced by.
-pub(super) struct Pattern<'b> {
-    pub is_regex: bool,
-    pub budget: &'b mut regex_check::Budget,
-}
-
-impl<'de> DeserializeSeed<'de> for Pattern<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> std::result::Result<(), D::Error> {
-        reader.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Pattern<'_> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a pattern")
-    }
-    fn visit_str<E: Error>(self, text: &str) -> std::result::Result<(), E> {
-        self.budget.take(text, self.is_regex).map_err(|why| E::custom(format!("pattern `{}`: {why}", shorten(text))))
-    }
+pub(super) fn pattern(is_regex: bool, budget: &mut regex_check::Budget) -> Str<impl FnOnce(&str) -> Result<(), String>> {
+    let read = move |text: &str| budget.take(text, is_regex).map_err(|why| format!("pattern `{}`: {why}", shorten(text)));
+    Str { expecting: "a pattern", read }
 }

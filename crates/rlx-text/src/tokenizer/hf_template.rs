@@ -1,10 +1,9 @@
 //! The templates of a `tokenizer.json`'s post-processor: what they name must be there.  The `tokenizers` crate looks it up
 //! while it encodes, and panics.
 
-use super::hf_check::located;
+use super::hf_check::{Blame, blamed, located};
 use super::hf_strings::shorten;
-use super::json_place::place;
-use crate::{Result, TextError};
+use crate::Result;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::collections::HashMap;
@@ -54,12 +53,7 @@ enum Sequence {
 /// # Errors
 /// A template is none, names a special token that the file does not define, or the second text where there is one.
 pub(super) fn check(json: &[u8]) -> Result<()> {
-    let wrong = |reason: String| {
-        let key = b"\"post_processor\"";
-        let at = json.windows(key.len()).position(|w| w == key).map_or(0, |at| at + key.len());
-        let (name, begin) = place(json, at);
-        TextError::json(format!("tokenizer.json, {name} at byte {begin}"), reason)
-    };
+    let wrong = |reason: String| blamed(json, Blame::PostProcessor, 1, reason);
     let file: File = serde_json::from_slice(json).map_err(|e| located(json, &e))?;
     let mut open: Vec<Processor> = file.post_processor.into_iter().collect();
     while let Some(processor) = open.pop() {
