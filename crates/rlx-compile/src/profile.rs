@@ -121,6 +121,10 @@ pub struct Profile {
     pub kv_block_tokens: usize,
     /// Most new tokens in one run, longer prompts are fed in chunks; 0 sets no limit.
     pub prefill_chunk: usize,
+    /// KiB of activations that CPU products work on at once; 0 takes what suits the processor.
+    pub act_block_kib: usize,
+    /// KiB of packed weights that CPU products work on at once; 0 takes what suits the processor.
+    pub weight_block_kib: usize,
     /// Which graph passes run.
     pub fusion: FusionSwitches,
     /// The preset underneath.
@@ -221,6 +225,8 @@ impl Default for Profile {
             simd: Simd::Auto,
             kv_block_tokens: 64,
             prefill_chunk: 512,
+            act_block_kib: 0,
+            weight_block_kib: 0,
             fusion: FusionSwitches::default(),
             base: "lm".into(),
             origins: BTreeMap::new(),
@@ -326,6 +332,11 @@ impl Profile {
         }
         if self.prefill_chunk > 1 << 24 {
             bad.push(("prefill_chunk", "expected at most 16777216 (0 sets no limit)".into()));
+        }
+        for (key, kib) in [("act_block_kib", self.act_block_kib), ("weight_block_kib", self.weight_block_kib)] {
+            if kib != 0 && !(16..=1 << 16).contains(&kib) {
+                bad.push((key, "expected 16 to 65536 (0 takes what suits the processor)".into()));
+            }
         }
         bad
     }

@@ -4,8 +4,9 @@ use crate::frame::{Frame, Step};
 use crate::matmul::{Matmul, Mode};
 use crate::memory::Buffer;
 use crate::simd::Level;
-use crate::steps::{self, ParamUse};
+use crate::steps::{self, Kernels, ParamUse};
 use crate::team::Team;
+use crate::tuning::Blocks;
 use crate::weights::{CpuWeights, Held, Packing};
 use rlx_compile::backend::{Progress, check_args, stored_bytes};
 use rlx_compile::{Arg, Backend, BackendError, DeviceInfo, Layout, Plan, Pool, Program, WeightSource, Weights};
@@ -25,12 +26,13 @@ pub struct Options {
     pub exact: bool,
     /// Whether weights are packed while loading rather than while they are in use.
     pub eager: bool,
+    /// Block sizes of matrix products; the processor's when absent.
+    pub blocks: Option<Blocks>,
 }
 
 /// The CPU.
 pub struct Cpu {
-    level: Level,
-    mode: Mode,
+    kernels: Kernels,
     threads: usize,
     eager: bool,
     team: Arc<Mutex<Team>>,
@@ -44,15 +46,19 @@ impl Cpu {
             let device = format!("this processor (best: {})", Level::detect());
             return Err(BackendError::Missing { device, what: format!("{level} instructions") });
         }
+        if let Some(b) = options.blocks.filter(|b| !Blocks::BYTES.contains(&b.act) || !Blocks::BYTES.contains(&b.weight)) {
+            return Err(BackendError::Call(format!("blocks of {} and {} bytes: expected {:?}", b.act, b.weight, Blocks::BYTES)));
+        }
         let threads = if options.threads == 0 { physical_cores() } else { options.threads };
         let team = Team::new(threads).map_err(|e| BackendError::Call(format!("cannot start {threads} threads: {e}")))?;
         let mode = if options.exact { Mode::Exact } else { Mode::Fast };
-        Ok(Cpu { level, mode, threads, eager: options.eager, team: Arc::new(Mutex::new(team)) })
+        let kernels = Kernels { mode, level, blocks: options.blocks.unwrap_or_else(|| Blocks::of(level)) };
+        Ok(Cpu { kernels, threads, eager: options.eager, team: Arc::new(Mutex::new(team)) })
     }
 
     /// The instruction set in use.
     pub fn level(&self) -> Level {
-        self.level
+        self.kernels.level
     }
 
     /// The number of threads.
@@ -63,7 +69,8 @@ impl Cpu {
 
 impl Backend for Cpu {
     fn info(&self) -> DeviceInfo {
-        let name = format!("cpu ({} threads, {})", self.threads, self.level);
+        let b = self.kernels.blocks;
+        let name = format!("cpu ({} threads, {}, blocks of {} and {} KiB)", self.threads, self.kernels.level, b.act >> 10, b.weight >> 10);
         DeviceInfo { kind: "cpu", name, memory: total_memory() }
     }
 
@@ -76,11 +83,11 @@ impl Backend for Cpu {
     }
 
     fn scratch_bytes(&self, g: &Graph, n: &Node, dims: &Bindings) -> Result<u64, BackendError> {
-        steps::scratch(g, n, dims, self.mode, self.level, self.threads).map(|bytes| bytes as u64)
+        steps::scratch(g, n, dims, self.kernels, self.threads).map(|bytes| bytes as u64)
     }
 
     fn weight_bytes(&self, g: &Graph, param: usize) -> Result<u64, BackendError> {
-        match steps::param_use(g, param, self.mode, self.level) {
+        match steps::param_use(g, param, self.kernels) {
             ParamUse::Matrices(count, m) if !m.is_raw() => Ok((count * m.bytes()) as u64),
             ParamUse::Widened(_, n) => Ok(4 * n as u64),
             _ => stored_bytes(g, param).map(|_| 0),
@@ -103,12 +110,12 @@ impl Backend for Cpu {
                 return Err(bad(format!("is {ty} of {} bytes, the model takes {} of {want}", bytes.len(), g.ty(p.value))));
             }
             let before = done.load(Ordering::Relaxed);
-            let held = match steps::param_use(g, i, self.mode, self.level) {
+            let held = match steps::param_use(g, i, self.kernels) {
                 ParamUse::Widened(ty, n) => {
                     let own = Buffer::zeroed(4 * n);
                     // SAFETY: the buffer is aligned and holds n floats, and nobody else has it yet.
                     let wide = unsafe { std::slice::from_raw_parts_mut(own.ptr().cast::<f32>(), n) };
-                    Matmul::new(ty, Mode::Exact, self.level, 1, n).unpack_row(bytes, 0, wide);
+                    Matmul::new(ty, Mode::Exact, self.kernels.level, 1, n).unpack_row(bytes, 0, wide);
                     w.held += own.len() as u64;
                     Held::Own(own)
                 }
@@ -160,7 +167,7 @@ impl Backend for Cpu {
         for phase in &plan.phases {
             let steps = phase.iter().map(|n| {
                 let missing = || BackendError::Missing { device: "cpu".into(), what: format!("{} kernel", g.nodes[n.index()].op.name()) };
-                steps::step(g, *n, self.mode, self.level).ok_or_else(missing)
+                steps::step(g, *n, self.kernels).ok_or_else(missing)
             });
             phases.push(steps.collect::<Result<Vec<_>, _>>()?);
         }

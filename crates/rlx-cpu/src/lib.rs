@@ -12,6 +12,7 @@ pub mod memory;
 pub mod simd;
 mod steps;
 pub mod team;
+pub mod tuning;
 mod weights;
 
 pub use backend::{Cpu, Options, physical_cores};

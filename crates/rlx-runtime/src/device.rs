@@ -79,6 +79,7 @@ impl Device {
 #[cfg(feature = "cpu")]
 fn cpu(profile: &Profile) -> Result<Arc<dyn Backend>, DeviceError> {
     use rlx_compile::profile::{Activations, Packing, Simd};
+    use rlx_cpu::tuning::Blocks;
     use rlx_cpu::{Cpu, Level};
     let level = match profile.simd {
         Simd::Auto => None,
@@ -89,7 +90,11 @@ fn cpu(profile: &Profile) -> Result<Arc<dyn Backend>, DeviceError> {
     };
     let exact = profile.activations == Activations::Exact;
     let eager = profile.packing == Packing::Eager;
-    Ok(Arc::new(Cpu::new(rlx_cpu::Options { threads: profile.threads, level, exact, eager })?))
+    // What a profile leaves open is the processor's.
+    let usual = Blocks::of(level.unwrap_or_else(Level::detect));
+    let bytes = |kib: usize, usual: usize| if kib == 0 { usual } else { kib << 10 };
+    let blocks = Blocks { act: bytes(profile.act_block_kib, usual.act), weight: bytes(profile.weight_block_kib, usual.weight) };
+    Ok(Arc::new(Cpu::new(rlx_cpu::Options { threads: profile.threads, level, exact, eager, blocks: Some(blocks) })?))
 }
 
 #[cfg(not(feature = "cpu"))]

@@ -309,7 +309,9 @@ fn available(args: &Args) -> anyhow::Result<Level> {
 
 fn on_cpus(args: &Args, threads: &[usize], each: &mut dyn FnMut(&Cpu) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let level = available(args)?;
-    threads.iter().try_for_each(|&threads| each(&Cpu::new(Options { threads, level: Some(level), exact: args.exact, eager: true })?))
+    threads
+        .iter()
+        .try_for_each(|&threads| each(&Cpu::new(Options { threads, level: Some(level), exact: args.exact, eager: true, blocks: None })?))
 }
 
 /// The time of one barrier.

@@ -19,8 +19,6 @@ pub(super) const ROWS: usize = 4;
 const PANEL: usize = 2;
 /// Elements of each row in a panel (a multiple of every block length, or a part of a row that ends it).
 const DEPTH: usize = 256;
-/// Bytes of activations that are multiplied with all weights before the next rows' turn.
-const ACT_BLOCK_BYTES: usize = 256 << 10;
 /// Most activation rows for which weights are read once.
 const FEW: usize = 3;
 /// Most activation rows for which weights are widened in registers rather than turned into panels.
@@ -28,11 +26,21 @@ const IN_REGISTERS: usize = 24;
 /// How far before its use a single row's pass over the weights asks for memory, in bytes.
 const AHEAD: usize = 2048;
 
-/// Multiplies `m` rows `x` of `k` elements with the weight's `rows`.
+/// Multiplies `m` rows `x` of `k` elements with the weight's `rows`, where there are many in blocks of `act_bytes`.
 ///
 /// # Safety
 /// `w` holds all of these rows, `x` is `m * k` long, and the output belongs to the caller.
-pub(super) unsafe fn run(level: Level, ty: WeightType, w: &[u8], x: &[f32], m: usize, k: usize, rows: Range<usize>, y: Output) {
+pub(super) unsafe fn run(
+    level: Level,
+    ty: WeightType,
+    act_bytes: usize,
+    w: &[u8],
+    x: &[f32],
+    m: usize,
+    k: usize,
+    rows: Range<usize>,
+    y: Output,
+) {
     let job = Job { w: w.as_ptr(), row_bytes: ty.row_bytes(k), x: x.as_ptr(), k, y };
     if m <= FEW {
         match ty {
@@ -50,7 +58,7 @@ pub(super) unsafe fn run(level: Level, ty: WeightType, w: &[u8], x: &[f32], m: u
             WeightType::Block(_) => {}
         }
     }
-    let block = ACT_BLOCK_BYTES / (4 * DEPTH);
+    let block = (act_bytes / (4 * DEPTH)).max(1);
     for m0 in (0..m).step_by(block) {
         panels(level, ty, w, job, m0..m.min(m0 + block), rows.clone());
     }

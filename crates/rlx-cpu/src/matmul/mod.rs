@@ -31,6 +31,7 @@ use rlx_gguf::blocks::BlockFormat;
 use std::ops::Range;
 
 use crate::simd::Level;
+use crate::tuning::Blocks;
 
 /// How the elements of a weight are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +93,7 @@ pub struct Matmul {
     layout: Layout,
     n: usize,
     k: usize,
+    blocks: Blocks,
 }
 
 impl Matmul {
@@ -105,7 +107,12 @@ impl Matmul {
             (WeightType::Block(f), Mode::Fast) => Layout::of(f),
             _ => Layout::Raw,
         };
-        Matmul { ty, level, layout, n, k }
+        Matmul { ty, level, layout, n, k, blocks: Blocks::of(level) }
+    }
+
+    /// The same product, worked on in other blocks.
+    pub fn with_blocks(self, blocks: Blocks) -> Matmul {
+        Matmul { blocks, ..self }
     }
 
     /// Rows of the weight: output columns.
@@ -240,7 +247,7 @@ impl Matmul {
                 assert!(x.len() >= m * self.k, "{} activations, not {m} rows of {}", x.len(), self.k);
                 let rows = groups.start * dense::ROWS..self.n.min(groups.end * dense::ROWS);
                 // SAFETY: the lengths are checked above; `y` is the caller's promise.
-                unsafe { dense::run(self.level, self.ty, w, x, m, self.k, rows, y) }
+                unsafe { dense::run(self.level, self.ty, self.blocks.act, w, x, m, self.k, rows, y) }
             }
             layout => {
                 let job = self.job(layout, w, act, m, y);
@@ -252,7 +259,7 @@ impl Matmul {
 
     /// Bytes of working memory of [`Matmul::run_stored`].
     pub fn room_bytes(&self) -> usize {
-        if self.is_raw() { 0 } else { (quant::WEIGHT_BLOCK_BYTES / self.group_bytes().max(1)).max(1) * self.group_bytes() }
+        if self.is_raw() { 0 } else { (self.blocks.weight / self.group_bytes().max(1)).max(1) * self.group_bytes() }
     }
 
     /// As [`Matmul::run`], to the last bit, with the weight as the file stores it: groups are packed as they are
@@ -289,6 +296,7 @@ impl Matmul {
             n: self.n,
             act: act.as_ptr(),
             y,
+            blocks: self.blocks,
         }
     }
 }

@@ -8,12 +8,8 @@ use super::affine::Group;
 use super::codes::{Plain, Scaled, codes4, codes5, codes6, codes8};
 use super::{Layout, Output};
 use crate::simd::{Kernel, Level, Simd, dispatch};
+use crate::tuning::Blocks;
 use std::ops::Range;
-
-/// Bytes of prepared activations that are multiplied with all row groups before the next rows' turn.
-const ACT_BLOCK_BYTES: usize = 256 << 10;
-/// Bytes of weights that are multiplied with all tiles of such a block before the next weights' turn.
-pub(super) const WEIGHT_BLOCK_BYTES: usize = 128 << 10;
 
 /// A product's operands, checked by the caller.
 #[derive(Clone, Copy)]
@@ -29,6 +25,7 @@ pub(super) struct Job {
     /// Prepared activations.
     pub act: *const u8,
     pub y: Output,
+    pub blocks: Blocks,
 }
 
 /// Multiplies `m` prepared rows with the rows of `groups`.
@@ -57,8 +54,8 @@ pub(super) unsafe fn run(level: Level, layout: Layout, job: Job, m: usize, group
 fn blocked<Q: Quant>(level: Level, q: Q, job: Job, m: usize, groups: Range<usize>) {
     let tile = level.tile();
     let row_bytes = job.n_blocks * q.record();
-    let block_rows = (ACT_BLOCK_BYTES / row_bytes).max(tile) / tile * tile;
-    let block_groups = (WEIGHT_BLOCK_BYTES / job.group_bytes).max(1);
+    let block_rows = (job.blocks.act / row_bytes).max(tile) / tile * tile;
+    let block_groups = (job.blocks.weight / job.group_bytes).max(1);
     let mut m0 = 0;
     while m0 < m {
         let rows = block_rows.min(m - m0);
@@ -106,7 +103,7 @@ impl<Q: Quant, const T: usize> Kernel for Tiles<Q, T> {
         if T > S::TILE {
             return;
         }
-        let Job { w, group_bytes, header_bytes, n_blocks, n, act, y } = self.job;
+        let Job { w, group_bytes, header_bytes, n_blocks, n, act, y, .. } = self.job;
         for group in self.groups {
             let column = group * S::LANES;
             let count = S::LANES.min(n - column);

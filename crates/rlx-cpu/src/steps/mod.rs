@@ -18,6 +18,7 @@ mod state;
 use crate::frame::{MAX_RANK, Step};
 use crate::matmul::{Matmul, Mode, WeightType};
 use crate::simd::Level;
+use crate::tuning::Blocks;
 use conv::{ConvStep, Sizes};
 use data::{ConcatStep, ConstantStep, CopyStep, GatherStep, How, IotaStep, TokenStep};
 use elementwise::{BinaryStep, CastStep, FusedStep, MAX_INPUTS, MAX_REGISTERS, SelectStep, UnaryStep};
@@ -145,8 +146,16 @@ pub(crate) enum ParamUse {
     Matrices(usize, Matmul),
 }
 
+/// Which kernels a program's steps use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernels {
+    pub mode: Mode,
+    pub level: Level,
+    pub blocks: Blocks,
+}
+
 /// How parameter `i` is held: packed when every use of it can read the packed form.
-pub(crate) fn param_use(g: &Graph, i: usize, mode: Mode, level: Level) -> ParamUse {
+pub(crate) fn param_use(g: &Graph, i: usize, kernels: Kernels) -> ParamUse {
     let v = g.params[i].value;
     let Type::Tensor(d, s) = g.ty(v) else { return ParamUse::Stored };
     let sizes: Option<Vec<usize>> = s.0.iter().map(|d| d.as_const()).collect();
@@ -171,8 +180,8 @@ pub(crate) fn param_use(g: &Graph, i: usize, mode: Mode, level: Level) -> ParamU
             }
         }
     }
-    let mode = if multiplied && packable { mode } else { Mode::Exact };
-    ParamUse::Matrices(count, Matmul::new(ty, mode, level, n, k))
+    let mode = if multiplied && packable { kernels.mode } else { Mode::Exact };
+    ParamUse::Matrices(count, Matmul::new(ty, mode, kernels.level, n, k).with_blocks(kernels.blocks))
 }
 
 /// Whether every use of a value is as the scale of a norm.
@@ -188,23 +197,24 @@ fn norm_scale(g: &Graph, v: ValueId) -> bool {
 }
 
 /// The type in memory of the scale of a norm.
-fn scale_type(g: &Graph, v: ValueId, mode: Mode, level: Level) -> DType {
+fn scale_type(g: &Graph, v: ValueId, kernels: Kernels) -> DType {
     match g.values[v.index()].def {
-        Def::Param(i) if matches!(param_use(g, i as usize, mode, level), ParamUse::Widened(..)) => DType::F32,
+        Def::Param(i) if matches!(param_use(g, i as usize, kernels), ParamUse::Widened(..)) => DType::F32,
         _ => dtype(g.ty(v)).unwrap_or(DType::F32),
     }
 }
 
 /// The weight behind a value: the layout of a parameter's matrices, or plain ones of activations.
-fn matrix_of(g: &Graph, v: ValueId, mode: Mode, level: Level) -> Matmul {
+fn matrix_of(g: &Graph, v: ValueId, kernels: Kernels) -> Matmul {
     if let Def::Param(i) = g.values[v.index()].def
-        && let ParamUse::Matrices(_, m) = param_use(g, i as usize, mode, level)
+        && let ParamUse::Matrices(_, m) = param_use(g, i as usize, kernels)
     {
         return m;
     }
     let Type::Tensor(d, s) = g.ty(v) else { unreachable!("weights are tensors") };
     let size = |from_end: usize| s.0[s.rank() - from_end].as_const().expect("weight shapes are constant");
-    Matmul::new(weight_type(*d).expect("`supports` checked the type"), Mode::Exact, level, size(2), size(1))
+    Matmul::new(weight_type(*d).expect("`supports` checked the type"), Mode::Exact, kernels.level, size(2), size(1))
+        .with_blocks(kernels.blocks)
 }
 
 /// What a cache is to the attention that reads it.
@@ -214,13 +224,13 @@ fn role(g: &Graph, cache: ValueId) -> Role {
 }
 
 /// The weights of a linear node, in order.
-pub(crate) fn linear_weights(g: &Graph, n: &Node, mode: Mode, level: Level) -> smallvec::SmallVec<[(ValueId, Matmul); 3]> {
+pub(crate) fn linear_weights(g: &Graph, n: &Node, kernels: Kernels) -> smallvec::SmallVec<[(ValueId, Matmul); 3]> {
     let Op::Linear(l) = &n.op else { return smallvec::SmallVec::new() };
-    n.ins[1..=l.weights].iter().map(|v| (*v, matrix_of(g, *v, mode, level))).collect()
+    n.ins[1..=l.weights].iter().map(|v| (*v, matrix_of(g, *v, kernels))).collect()
 }
 
 /// Bytes of working memory a node's step needs beside its inputs and outputs.
-pub(crate) fn scratch(g: &Graph, n: &Node, dims: &Bindings, mode: Mode, level: Level, threads: usize) -> Result<usize, BackendError> {
+pub(crate) fn scratch(g: &Graph, n: &Node, dims: &Bindings, kernels: Kernels, threads: usize) -> Result<usize, BackendError> {
     let shape = |v: ValueId| -> Result<Vec<usize>, BackendError> {
         let Type::Tensor(_, s) = g.ty(v) else { return Ok(vec![]) };
         Ok(s.0.iter().map(|d| d.eval(dims)).collect::<Result<_, _>>()?)
@@ -231,7 +241,7 @@ pub(crate) fn scratch(g: &Graph, n: &Node, dims: &Bindings, mode: Mode, level: L
     let (ins, y) = (&n.ins, n.outs[0]);
     Ok(match &n.op {
         Op::Linear(_) => {
-            let weights = linear_weights(g, n, mode, level);
+            let weights = linear_weights(g, n, kernels);
             linear::scratch(weights.iter().map(|w| &w.1), numel(ins[0])? / last(ins[0])?.max(1), threads)
         }
         Op::Matmul(_) => 4 * numel(ins[1])?,
@@ -241,7 +251,7 @@ pub(crate) fn scratch(g: &Graph, n: &Node, dims: &Bindings, mode: Mode, level: L
         }
         Op::ExpertLinear(_) => {
             let experts = shape(ins[1])?.first().copied().unwrap_or(0);
-            moe::expert_scratch(&matrix_of(g, ins[1], mode, level), experts, numel(ins[2])?, threads)
+            moe::expert_scratch(&matrix_of(g, ins[1], kernels), experts, numel(ins[2])?, threads)
         }
         Op::Conv(c) => Sizes::new(c, &shape(ins[0])?, &shape(ins[1])?, &shape(y)?).scratch(dtype_of(ins[1]), threads),
         Op::Fft(o) => signal::fft_scratch(last(if o.kind == FftKind::Real { ins[0] } else { y })?, threads),
@@ -252,7 +262,8 @@ pub(crate) fn scratch(g: &Graph, n: &Node, dims: &Bindings, mode: Mode, level: L
 }
 
 /// The step of a node; `None` when [`supports`] says no.
-pub(crate) fn step(g: &Graph, id: NodeId, mode: Mode, level: Level) -> Option<Box<dyn Step>> {
+pub(crate) fn step(g: &Graph, id: NodeId, kernels: Kernels) -> Option<Box<dyn Step>> {
+    let level = kernels.level;
     let n = &g.nodes[id.index()];
     let tys: Vec<&Type> = n.ins.iter().map(|v| g.ty(*v)).collect();
     if !supports(&n.op, &tys) {
@@ -285,7 +296,7 @@ pub(crate) fn step(g: &Graph, id: NodeId, mode: Mode, level: Level) -> Option<Bo
             let (from, to) = (of(ins[0]), gather.to);
             // f32 weights are never packed.
             let is_weight = from != to && to == DType::F32 && matrix(g.ty(ins[0])) && matches!(g.values[ins[0].index()].def, Def::Param(_));
-            let weight = is_weight.then(|| matrix_of(g, ins[0], mode, level));
+            let weight = is_weight.then(|| matrix_of(g, ins[0], kernels));
             let cast = (from != to).then_some((from, to));
             Box::new(GatherStep { name: at(n), weight, cast, size: size(y), table: ins[0], index: ins[1], y })
         }
@@ -293,7 +304,7 @@ pub(crate) fn step(g: &Graph, id: NodeId, mode: Mode, level: Level) -> Option<Bo
         Op::Matmul(_) => Box::new(MatmulStep { node: id, level, a: ins[0], b: ins[1], y }),
         Op::Linear(l) => {
             let (bias, residual) = l.extras();
-            let weights = linear_weights(g, n, mode, level);
+            let weights = linear_weights(g, n, kernels);
             let pick = |i: Option<usize>| i.map(|i| ins[i]);
             Box::new(LinearStep { node: id, level, x: ins[0], weights, bias: pick(bias), act: l.act, residual: pick(residual), y })
         }
@@ -307,7 +318,7 @@ pub(crate) fn step(g: &Graph, id: NodeId, mode: Mode, level: Level) -> Option<Bo
             x: ins[0],
             residual: None,
             weight: ins[1],
-            weight_type: scale_type(g, ins[1], mode, level),
+            weight_type: scale_type(g, ins[1], kernels),
             y,
         }),
         Op::AddRmsNorm(r) => Box::new(RmsNormStep {
@@ -316,7 +327,7 @@ pub(crate) fn step(g: &Graph, id: NodeId, mode: Mode, level: Level) -> Option<Bo
             x: ins[0],
             residual: Some((ins[1], y)),
             weight: ins[2],
-            weight_type: scale_type(g, ins[2], mode, level),
+            weight_type: scale_type(g, ins[2], kernels),
             y: n.outs[1],
         }),
         Op::Softmax(_) => Box::new(SoftmaxStep { level, x: ins[0], y }),
@@ -340,12 +351,13 @@ pub(crate) fn step(g: &Graph, id: NodeId, mode: Mode, level: Level) -> Option<Bo
                 y,
             })
         }
-        op => return more(g, id, op, mode, level),
+        op => return more(g, id, op, kernels),
     })
 }
 
 /// The second half of [`step`]: norms, selections, convolutions, recurrences, transforms.
-fn more(g: &Graph, id: NodeId, op: &Op, mode: Mode, level: Level) -> Option<Box<dyn Step>> {
+fn more(g: &Graph, id: NodeId, op: &Op, kernels: Kernels) -> Option<Box<dyn Step>> {
+    let level = kernels.level;
     let n = &g.nodes[id.index()];
     let (ins, y) = (&n.ins, *n.outs.first()?);
     let of = |v: ValueId| dtype(g.ty(v)).unwrap_or(DType::F32);
@@ -381,7 +393,7 @@ fn more(g: &Graph, id: NodeId, op: &Op, mode: Mode, level: Level) -> Option<Box<
         Op::Route(r) => Box::new(RouteStep { op: (**r).clone(), logits: ins[0], bias: ins.get(1).copied(), weights: y, ids: n.outs[1] }),
         Op::ExpertLinear(_) => {
             let Type::Tensor(_, shape) = g.ty(ins[1]) else { return None };
-            let (experts, each) = (shape.0[0].as_const()?, matrix_of(g, ins[1], mode, level));
+            let (experts, each) = (shape.0[0].as_const()?, matrix_of(g, ins[1], kernels));
             Box::new(ExpertStep { node: id, name: at(n), experts, each, x: ins[0], weight: ins[1], ids: typed(2)?, bias: typed(3), y })
         }
         Op::Conv(c) => Box::new(ConvStep { node: id, level, op: (**c).clone(), x: ins[0], weight: typed(1)?, bias: typed(2), y }),
