@@ -8,6 +8,7 @@ mod peers;
 mod process;
 mod report;
 mod run;
+mod tune;
 mod validate;
 
 use clap::Parser;
@@ -20,6 +21,7 @@ Examples:
   $P run model-Q4_K_M.gguf --threads 2 --out before.json
   $P validate weights/rlx-tiny-chat
   $P limits
+  $P tune --out tuned.toml
   $P op linear --format q4_k --rows 1,512
   $P peers --help
 ";
@@ -42,6 +44,8 @@ enum Command {
     Peers(peers::Args),
     /// Measure one model: loading, first token, decoding, memory, bytes per token
     Run(run::Args),
+    /// Find block sizes and threads that suit this machine, and write them as a profile
+    Tune(tune::Args),
     /// Say whether a profile writes the same tokens as profile exact, or where they part and by how much
     Validate(validate::Args),
     /// Print a capsule, compare two, or write tables of several into a document
@@ -55,6 +59,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
         Command::Op(args) => op::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Run(args) => run::run(args),
+        Command::Tune(args) => tune::run(&args),
         Command::Validate(args) => validate::run(args),
         Command::Report(args) => report::run(&args),
     }

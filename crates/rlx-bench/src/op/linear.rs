@@ -10,6 +10,7 @@ use rlx_cpu::Level;
 use rlx_cpu::matmul::{Matmul, Mode, Output, WeightType};
 use rlx_cpu::memory::Buffer;
 use rlx_cpu::team::{Barrier, Team, Worker};
+use rlx_cpu::tuning::Blocks;
 use rlx_gguf::blocks::BlockFormat;
 use rlx_ir::DType;
 use rlx_ir::sample::{Gen, Rng};
@@ -88,25 +89,14 @@ const COPIES: usize = 64;
 /// Measures one weight, for each number of rows and threads.
 ///
 /// # Errors
-/// When rows do not divide into blocks, memory does not suffice, or threads cannot be started.
+/// When memory does not suffice, or threads cannot be started.
 pub fn measure(format: Format, matrix: Matrix, with: &Setting<'_>, out: &mut dyn FnMut(Row)) -> anyhow::Result<()> {
     let Matrix { k, n, .. } = matrix;
-    let mm = Matmul::new(format.ty, with.mode, with.level, n, k);
-    let most_threads = with.threads.iter().copied().max().unwrap_or(1);
-    let mut team = Team::new(most_threads).with_context(|| format!("cannot start {most_threads} threads"))?;
-    let weights = copies(format, &mm, &mut team)?;
+    let bench = Bench::new(format, matrix, with.level, with.mode, with.threads.iter().copied().max().unwrap_or(1))?;
+    let mm = &bench.mm;
     for &threads in with.threads {
-        let mut team = Team::new(threads).with_context(|| format!("cannot start {threads} threads"))?;
         for &m in with.rows {
-            let x: Vec<f32> = (0..m * k).map(|i| (i * 7919 % 2003) as f32 * 1e-3 - 1.0).collect();
-            let product = Product { mm: &mm, x: &x, m, act: Buffer::zeroed(mm.activation().bytes(m)), y: Buffer::zeroed(4 * m * n) };
-            let mut next = 0;
-            let seconds = timing::usual(with.rounds, |calls| {
-                let first = next;
-                next += calls;
-                team.run(&|w, b| (first..first + calls).for_each(|i| product.call(weights[i % weights.len()].bytes(), w, b)));
-                Ok(())
-            })?;
+            let seconds = bench.seconds(threads, m, None, with.rounds)?;
             let peak = match (mm.activation().bytes(1), format.ty) {
                 (0, WeightType::BF16) => Peak::Bf16,
                 (0, _) => Peak::F32,
@@ -117,6 +107,51 @@ pub fn measure(format: Format, matrix: Matrix, with: &Setting<'_>, out: &mut dyn
         }
     }
     Ok(())
+}
+
+/// A weight in memory.
+pub struct Bench {
+    mm: Matmul,
+    weights: Vec<Buffer>,
+}
+
+impl Bench {
+    /// Draws a weight, and packs it with so many threads.
+    ///
+    /// # Errors
+    /// When memory does not suffice, or threads cannot be started.
+    ///
+    /// # Panics
+    /// When rows do not divide into blocks of the format.
+    pub fn new(format: Format, m: Matrix, level: Level, mode: Mode, threads: usize) -> anyhow::Result<Bench> {
+        let mm = Matmul::new(format.ty, mode, level, m.n, m.k);
+        let weights = copies(format, &mm, &mut start(threads)?)?;
+        Ok(Bench { mm, weights })
+    }
+
+    /// Seconds of a product with `m` rows, in these blocks or the processor's, of each round.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn seconds(&self, threads: usize, m: usize, blocks: Option<Blocks>, rounds: u32) -> anyhow::Result<Vec<f64>> {
+        let mut team = start(threads)?;
+        let mm = blocks.map_or_else(|| self.mm.clone(), |b| self.mm.clone().with_blocks(b));
+        let x: Vec<f32> = (0..m * mm.k()).map(|i| (i * 7919 % 2003) as f32 * 1e-3 - 1.0).collect();
+        let (act, y) = (Buffer::zeroed(mm.activation().bytes(m)), Buffer::zeroed(4 * m * mm.n()));
+        let product = Product { mm: &mm, x: &x, m, act, y };
+        let mut next = 0;
+        timing::usual(rounds, |calls| {
+            let first = next;
+            next += calls;
+            let weight = |i: usize| self.weights[i % self.weights.len()].bytes();
+            team.run(&|w, b| (first..first + calls).for_each(|i| product.call(weight(i), w, b)));
+            Ok(())
+        })
+    }
+}
+
+fn start(threads: usize) -> anyhow::Result<Team> {
+    Team::new(threads).with_context(|| format!("cannot start {threads} threads"))
 }
 
 /// The weight in memory of its own, as often as it takes.

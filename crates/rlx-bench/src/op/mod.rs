@@ -1,8 +1,8 @@
 //! `rlx-bench op`: one op at sizes of real models, and how far it is from what the machine could do.
 
 mod graph;
-mod linear;
-mod shape;
+pub mod linear;
+pub mod shape;
 mod timing;
 
 use crate::capsule::{Better, Capsule, Figure};
