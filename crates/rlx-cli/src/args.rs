@@ -164,6 +164,10 @@ pub struct ModelArgs {
     /// Keep quantised weights packed; =false dequantises them to f32 at load
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub packed: bool,
+    /// Keep weights, in the layout that this processor computes with, in a file beside the weights and about as large:
+    /// the next start uses it as it is (same as --set packed_cache=true)
+    #[arg(long)]
+    pub packed_cache: bool,
     /// Refuse, before loading, a model that needs more than this many gigabytes
     #[arg(long, value_name = "GB", value_parser = positive)]
     pub max_memory_gb: Option<f64>,
@@ -195,13 +199,18 @@ impl ModelArgs {
     /// All of it, said to a builder.
     pub fn builder(&self, family: &'static dyn LmFamily) -> anyhow::Result<LmBuilder> {
         let weights = self.weights()?;
-        let profile = self.device.profile(family.name(), weights, Precision::Fast)?;
+        let mut profile = self.device.profile(family.name(), weights, Precision::Fast)?;
+        if self.packed_cache {
+            profile.set("packed_cache=true").map_err(|e| Usage(e.to_string()))?;
+        }
+        let notes = Notes::new(self.quiet);
         let mut builder = rlx_lm::LmRunner::builder(family)
             .weights(weights)
             .device(self.device.device()?)
             .profile(profile)
             .packed_weights(self.packed)
-            .load_opts(self.load_opts());
+            .load_opts(self.load_opts())
+            .note(move |line| notes.say(line));
         if let Some(n) = self.max_seq {
             builder = builder.max_seq(n as usize);
         }

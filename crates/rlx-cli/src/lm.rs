@@ -27,6 +27,9 @@ Examples:
   Exactly what the checkpoint computes, in f32 throughout, and what compiling did:
     $P weights/rlx-tiny-chat --prompt Hi --profile exact --explain
 
+  Weights that need no work at the second start, from a file that the first one writes beside them:
+    $P model-Q4_K_M.gguf --packed-cache --prompt Hi
+
   JSON that satisfies a schema, whatever the model would rather say:
     $P weights/rlx-tiny-chat --prompt \"Describe a cat.\" --json-schema '{\"type\": \"object\", \"properties\":
       {\"name\": {\"type\": \"string\", \"maxLength\": 20}}, \"required\": [\"name\"], \"additionalProperties\": false}'

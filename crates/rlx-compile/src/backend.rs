@@ -6,6 +6,7 @@
 use crate::plan::{Layout, Plan};
 use rlx_ir::{Bindings, DType, Graph, Node, Op, Segments, Type};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What a device is and can hold.
@@ -95,10 +96,23 @@ pub struct WeightData {
     pub bytes: Arc<dyn Bytes>,
 }
 
+/// Where a device may keep weights in the layout of its kernels from one start to the next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PackedCache {
+    /// The file of weights to keep them beside: a device puts something behind its name.
+    pub beside: PathBuf,
+    /// What the weights are made of, in lines of text.  What was made of anything else is not used.
+    pub source: Vec<String>,
+}
+
 /// Where weights come from.
 pub trait WeightSource: Sync {
     /// The weight of this checkpoint name.
     fn weight(&self, name: &str) -> Result<WeightData, String>;
+    /// Where they may be kept packed; nowhere unless said.
+    fn packed_cache(&self) -> Option<&PackedCache> {
+        None
+    }
 }
 
 /// Told how many bytes of weights are done, out of how many.
@@ -108,8 +122,12 @@ pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 pub trait Weights: Send + Sync {
     /// Bytes held in device memory (bytes used in place from a mapped file are not).
     fn held_bytes(&self) -> u64;
-    /// Bytes used in place from the source.
+    /// Bytes used in place from files.
     fn mapped_bytes(&self) -> u64;
+    /// What the user should know of how they were loaded, a line each.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
     /// For the backend that made them.
     fn as_any(&self) -> &dyn std::any::Any;
 }

@@ -11,7 +11,9 @@ pub mod passes;
 pub mod plan;
 pub mod profile;
 
-pub use backend::{Arg, Backend, BackendError, DeviceInfo, NullBackend, Pool, Program, Ragged, WeightData, WeightSource, Weights};
+pub use backend::{
+    Arg, Backend, BackendError, DeviceInfo, NullBackend, PackedCache, Pool, Program, Ragged, WeightData, WeightSource, Weights,
+};
 pub use lower::{Coverage, MissingOps, lower};
 pub use plan::{Layout, Place, Plan, Root, Slot};
 pub use profile::Profile;

@@ -113,6 +113,8 @@ pub struct Profile {
     pub activations: Activations,
     /// When weights are brought into the layout of the kernels.
     pub packing: Packing,
+    /// Whether weights in that layout are kept in a file beside the checkpoint, for the next start.
+    pub packed_cache: bool,
     /// Threads; 0 takes one per physical core.
     pub threads: usize,
     /// Vector instructions of CPU kernels.
@@ -221,6 +223,7 @@ impl Default for Profile {
             kv: KvType::F16,
             activations: Activations::Int8,
             packing: Packing::Lazy,
+            packed_cache: false,
             threads: 0,
             simd: Simd::Auto,
             kv_block_tokens: 64,

@@ -2,7 +2,7 @@
 
 use crate::{RunError, Runner, Running};
 use rlx_compile::backend::Bytes;
-use rlx_compile::{Arg, Backend, Plan, Pool, Program, Ragged, WeightData, WeightSource, lower};
+use rlx_compile::{Arg, Backend, PackedCache, Plan, Pool, Program, Ragged, WeightData, WeightSource, lower};
 use rlx_ir::interp::Value;
 use rlx_ir::{Bindings, DType, Graph, Tensor, Type, Weight};
 use std::sync::Arc;
@@ -17,18 +17,21 @@ pub struct OnBackend<'b> {
     pub pool: Pool,
     /// Whether weights say that they are views of a file, which a device need not copy at once.
     pub mapped: bool,
+    /// Where the device may keep packed weights.
+    pub cache: Option<PackedCache>,
 }
 
 impl<'b> OnBackend<'b> {
     /// A runner with a small pool of cache blocks.
     pub fn new(backend: &'b dyn Backend) -> OnBackend<'b> {
-        OnBackend { name: backend.info().name, backend, pool: Pool { block_tokens: 16, blocks: 64, slots: 16 }, mapped: false }
+        OnBackend { name: backend.info().name, backend, pool: Pool { block_tokens: 16, blocks: 64, slots: 16 }, mapped: false, cache: None }
     }
 }
 
 struct Loaded<'a> {
     weights: &'a [Weight],
     mapped: bool,
+    cache: Option<&'a PackedCache>,
 }
 
 struct View(Vec<u8>);
@@ -48,6 +51,9 @@ impl WeightSource for Loaded<'_> {
         let bytes: Arc<dyn Bytes> = if self.mapped { Arc::new(View(w.bytes.clone())) } else { Arc::new(w.bytes.clone()) };
         Ok(WeightData { dtype: w.tensor.dtype, shape: w.tensor.shape.clone(), bytes })
     }
+    fn packed_cache(&self) -> Option<&PackedCache> {
+        self.cache
+    }
 }
 
 struct Run {
@@ -65,7 +71,10 @@ impl Runner for OnBackend<'_> {
         let failed = |e: &dyn std::fmt::Display| RunError::Failed(e.to_string());
         let (lowered, _) = lower(graph.clone(), self.backend).map_err(|e| RunError::Missing(e.coverage.missing.join("; ")))?;
         let plan = Arc::new(Plan::new(lowered, self.backend));
-        let weights = self.backend.load(&plan, &Loaded { weights: params, mapped: self.mapped }, &|_, _| {}).map_err(|e| failed(&e))?;
+        let weights = self
+            .backend
+            .load(&plan, &Loaded { weights: params, mapped: self.mapped, cache: self.cache.as_ref() }, &|_, _| {})
+            .map_err(|e| failed(&e))?;
         let program = self.backend.compile(Arc::clone(&plan), weights, self.pool).map_err(|e| failed(&e))?;
         Ok(Box::new(Run { plan, program, pool: self.pool }))
     }

@@ -1,18 +1,18 @@
 //! The [`Backend`] implementation: weights in memory, programs that run.
 
 use crate::frame::{Frame, Step};
-use crate::matmul::{Matmul, Mode};
+use crate::load::{Loading, Meter};
+use crate::matmul::Mode;
 use crate::memory::Buffer;
 use crate::simd::Level;
 use crate::steps::{self, Kernels, ParamUse};
 use crate::team::Team;
 use crate::tuning::Blocks;
-use crate::weights::{CpuWeights, Held, Packing};
+use crate::weights::CpuWeights;
 use rlx_compile::backend::{Progress, check_args, stored_bytes};
 use rlx_compile::{Arg, Backend, BackendError, DeviceInfo, Layout, Plan, Pool, Program, WeightSource, Weights};
 use rlx_ir::ops::Op;
 use rlx_ir::{Bindings, Graph, Node, Type};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How to use this processor.
@@ -95,64 +95,10 @@ impl Backend for Cpu {
     }
 
     fn load(&self, plan: &Plan, source: &dyn WeightSource, progress: Progress<'_>) -> Result<Arc<dyn Weights>, BackendError> {
-        let g = &plan.graph;
-        let total = (0..g.params.len()).map(|i| stored_bytes(g, i)).sum::<Result<u64, _>>()?;
-        let done = AtomicU64::new(0);
+        let (graph, meter) = (&plan.graph, Meter::new(&plan.graph, progress)?);
+        let loading = Loading { graph, source, kernels: self.kernels, eager: self.eager, meter };
         let mut team = self.team.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut w = CpuWeights::default();
-        for (i, p) in g.params.iter().enumerate() {
-            let bad = |why: String| BackendError::Weight { name: p.name.to_string(), why };
-            let data = source.weight(&p.name).map_err(bad)?;
-            let ty = Type::tensor(data.dtype, data.shape.iter().map(|d| (*d).into()).collect::<Vec<_>>());
-            let want = stored_bytes(g, i)?;
-            let bytes = data.bytes.bytes();
-            if ty != *g.ty(p.value) || bytes.len() as u64 != want {
-                return Err(bad(format!("is {ty} of {} bytes, the model takes {} of {want}", bytes.len(), g.ty(p.value))));
-            }
-            let before = done.load(Ordering::Relaxed);
-            let held = match steps::param_use(g, i, self.kernels) {
-                ParamUse::Widened(ty, n) => {
-                    let own = Buffer::zeroed(4 * n);
-                    // SAFETY: the buffer is aligned and holds n floats, and nobody else has it yet.
-                    let wide = unsafe { std::slice::from_raw_parts_mut(own.ptr().cast::<f32>(), n) };
-                    Matmul::new(ty, Mode::Exact, self.kernels.level, 1, n).unpack_row(bytes, 0, wide);
-                    w.held += own.len() as u64;
-                    Held::Own(own)
-                }
-                ParamUse::Matrices(count, m) if !m.is_raw() => {
-                    let packed = (count * m.bytes()) as u64;
-                    w.held += packed;
-                    let packing = Packing::new(m, count, data.bytes.clone());
-                    // Memory that only this copy keeps alive is freed by packing.
-                    if self.eager || !data.bytes.is_mapped() {
-                        let step = |n: u64| {
-                            let at = done.fetch_add(n * want / packed.max(1), Ordering::Relaxed);
-                            progress(at.min(total), total);
-                        };
-                        Held::Own(packing.finish(&mut team, &step))
-                    } else {
-                        w.later += packed;
-                        Held::Packing(packing)
-                    }
-                }
-                _ if (bytes.as_ptr() as usize).is_multiple_of(data.dtype.size().unwrap_or(2)) => {
-                    w.mapped += want;
-                    Held::Mapped(data.bytes.clone())
-                }
-                // Storage that starts at an odd address cannot be read in place.
-                _ => {
-                    let mut own = Buffer::zeroed(bytes.len());
-                    own.bytes_mut().copy_from_slice(bytes);
-                    data.bytes.release(0..bytes.len());
-                    w.held += want;
-                    Held::Own(own)
-                }
-            };
-            done.store(before + want, Ordering::Relaxed);
-            progress(before + want, total);
-            w.params.push((p.name.clone(), held));
-        }
-        Ok(Arc::new(w))
+        Ok(Arc::new(loading.run(&mut team)?))
     }
 
     fn compile(&self, plan: Arc<Plan>, weights: Arc<dyn Weights>, pool: Pool) -> Result<Box<dyn Program>, BackendError> {

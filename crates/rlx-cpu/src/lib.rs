@@ -7,8 +7,10 @@
 pub mod attention;
 mod backend;
 mod frame;
+mod load;
 pub mod matmul;
 pub mod memory;
+mod packed_file;
 pub mod simd;
 mod steps;
 pub mod team;

@@ -8,6 +8,7 @@
 use crate::matmul::{Matmul, Output};
 use crate::memory::Buffer;
 use crate::team::Team;
+use memmap2::Mmap;
 use rlx_compile::Weights;
 use rlx_compile::backend::Bytes;
 use std::ops::Range;
@@ -29,6 +30,15 @@ pub(crate) enum Held {
     Own(Buffer),
     /// Matrices of a mapped file, packed as far as time was.
     Packing(Packing),
+    /// Packed matrices of a file of such.
+    Kept(Kept),
+}
+
+/// Packed matrices in a mapped file.
+pub(crate) struct Kept {
+    pub map: Arc<Mmap>,
+    /// Where they begin: inside the map.
+    pub at: usize,
 }
 
 impl Held {
@@ -38,6 +48,7 @@ impl Held {
             Held::Mapped(b) => b.bytes().as_ptr(),
             Held::Own(b) => b.ptr(),
             Held::Packing(p) => p.memory.ptr(),
+            Held::Kept(k) => k.map[k.at..].as_ptr(),
         }
     }
 
@@ -82,31 +93,15 @@ impl Packing {
         let start = self.ready.load(Ordering::Acquire);
         let count = usize::try_from(bytes / size as u64).unwrap_or(usize::MAX).max(1).min(self.groups() - start);
         let end = start + count;
-        let piece = (PIECE_BYTES / size).max(1);
-        let next = AtomicUsize::new(start);
         let (src, to) = (self.source.bytes(), AddressOf(self.memory.ptr()));
         let stored = src.len() / self.count.max(1);
-        team.run(&|_, _| {
-            loop {
-                let first = next.fetch_add(piece, Ordering::Relaxed);
-                if first >= end {
-                    return;
-                }
-                // A piece may reach into the next matrix.
-                let mut at = first;
-                while at < (first + piece).min(end) {
-                    let (matrix, group) = (at / each.n_groups(), at % each.n_groups());
-                    let range = group..(group + first + piece - at).min(group + end - at).min(each.n_groups());
-                    // SAFETY: pieces handed out by the counter are disjoint and inside the memory; nobody reads
-                    // groups that are not ready.
-                    let dst = unsafe { std::slice::from_raw_parts_mut(to.get().add(at * size), range.len() * size) };
-                    each.pack(&src[matrix * stored..(matrix + 1) * stored], range.clone(), dst);
-                    let rows = each.stored_range(range.clone());
-                    self.source.release(matrix * stored + rows.start..matrix * stored + rows.end);
-                    done((range.len() * size) as u64);
-                    at += range.len();
-                }
-            }
+        pieces(team, each, start..end, &|matrix, groups, first| {
+            // SAFETY: pieces are disjoint and inside the memory; nobody reads groups that are not ready.
+            let dst = unsafe { std::slice::from_raw_parts_mut(to.get().add(first * size), groups.len() * size) };
+            each.pack(&src[matrix * stored..(matrix + 1) * stored], groups.clone(), dst);
+            let rows = each.stored_range(groups);
+            self.source.release(matrix * stored + rows.start..matrix * stored + rows.end);
+            done(dst.len() as u64);
         });
         self.ready.store(end, Ordering::Release);
         (count * size) as u64
@@ -119,6 +114,30 @@ impl Packing {
         }
         self.memory
     }
+}
+
+/// Hands out the groups `range` of matrices of one shape, counted through all of them, to the threads of a team: calls
+/// `f` with a matrix, a few of its groups, and the number of the first of these among all.
+pub(crate) fn pieces(team: &mut Team, each: &Matmul, range: Range<usize>, f: &(dyn Fn(usize, Range<usize>, usize) + Sync)) {
+    let (end, piece) = (range.end, (PIECE_BYTES / each.group_bytes().max(1)).max(1));
+    let next = AtomicUsize::new(range.start);
+    team.run(&|_, _| {
+        loop {
+            let first = next.fetch_add(piece, Ordering::Relaxed);
+            if first >= end {
+                return;
+            }
+            // A piece may reach into the next matrix.
+            let mut at = first;
+            while at < (first + piece).min(end) {
+                let (matrix, group) = (at / each.n_groups(), at % each.n_groups());
+                let groups = group..(group + first + piece - at).min(group + end - at).min(each.n_groups());
+                let n = groups.len();
+                f(matrix, groups, at);
+                at += n;
+            }
+        }
+    });
 }
 
 #[derive(Clone, Copy)]
@@ -215,6 +234,7 @@ pub(crate) struct CpuWeights {
     pub mapped: u64,
     /// Bytes that are packed while the model is in use.
     pub later: u64,
+    pub notes: Vec<String>,
     /// Whether a program has run.
     used: AtomicBool,
     /// Parameters that need no more packing, from the first on. Programs hold it while they run, packing changes it.
@@ -254,6 +274,9 @@ impl Weights for CpuWeights {
     }
     fn mapped_bytes(&self) -> u64 {
         self.mapped
+    }
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
     fn as_any(&self) -> &dyn std::any::Any {
         self

@@ -4,7 +4,7 @@ use crate::runner::LmRunner;
 use crate::source::{Source, unpacked};
 use crate::text::Text;
 use crate::{LmError, LmFamily, LmModel, Result};
-use rlx_compile::{Plan, Pool, Profile};
+use rlx_compile::{PackedCache, Plan, Pool, Profile};
 use rlx_core::config::{ConfigSource, keys};
 use rlx_core::names::HeadCounts;
 use rlx_core::registry;
@@ -29,6 +29,9 @@ pub enum Precision {
     Exact,
 }
 
+/// Hears what the user should know, a line at a time.
+type Note = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// Says what to load and how.
 #[derive(Clone)]
 pub struct LmBuilder {
@@ -45,6 +48,7 @@ pub struct LmBuilder {
     load: LoadOpts,
     taps: bool,
     progress: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
+    note: Option<Note>,
 }
 
 /// A model that is planned, not loaded: what it is and what it would take.
@@ -108,6 +112,7 @@ impl LmBuilder {
             load: LoadOpts::default(),
             taps: false,
             progress: None,
+            note: None,
         }
     }
 
@@ -193,6 +198,12 @@ impl LmBuilder {
         self
     }
 
+    /// Called with what the user should know of how the weights were loaded, line by line.
+    pub fn note(mut self, f: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.note = Some(Arc::new(f));
+        self
+    }
+
     fn named(&self, checkpoint: &Arc<Checkpoint>, heads: HeadCounts) -> WeightMap {
         WeightMap::new(Arc::clone(checkpoint), self.family.names(), heads)
     }
@@ -261,7 +272,8 @@ impl LmBuilder {
             return Err(RuntimeError::TooLarge { needed: p.memory.total(), limit, memory: Box::new(p.memory) }.into());
         }
         let checkpoint = Arc::clone(p.weights.checkpoint());
-        let source = Source { weights: p.weights, unpack: !self.packed };
+        let cache = if p.session.profile().packed_cache { packed_cache(&checkpoint)? } else { None };
+        let source = Source { weights: p.weights, unpack: !self.packed, cache };
         let progress = self.progress.clone();
         let tell = move |done, all| {
             if let Some(f) = &progress {
@@ -269,6 +281,11 @@ impl LmBuilder {
             }
         };
         let weights = p.session.load(&p.plan, &source, &tell)?;
+        if let Some(f) = &self.note {
+            weights.notes().iter().for_each(|line| f(line));
+        }
+        // Weights of a packed cache are in a file, and not in memory as planned.
+        let memory = Memory { weights: weights.held_bytes(), mapped: weights.mapped_bytes(), ..p.memory };
         let compiled = p.session.compile(p.plan, weights, p.pool)?;
         let eos = p.config.eos_token_ids()?;
         // Token ids alone are enough to run a model; text is refused later by name when it is missing.
@@ -282,11 +299,17 @@ impl LmBuilder {
             eos,
             text,
             p.explain,
-            p.memory,
+            memory,
             self.stream,
             checkpoint.path().into(),
         ))
     }
+}
+
+/// Where weights of a checkpoint may be kept packed: beside its first file.
+fn packed_cache(checkpoint: &Checkpoint) -> Result<Option<PackedCache>> {
+    let Some(first) = checkpoint.files().next() else { return Ok(None) };
+    Ok(Some(PackedCache { beside: first.into(), source: checkpoint.fingerprint()? }))
 }
 
 /// Refuses more layers than there are tensors before a graph of them is built, which may be far larger than the files.

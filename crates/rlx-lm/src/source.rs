@@ -1,7 +1,7 @@
 //! Weights of a checkpoint as a device asks for them.
 
 use rlx_compile::backend::Bytes;
-use rlx_compile::{WeightData, WeightSource};
+use rlx_compile::{PackedCache, WeightData, WeightSource};
 use rlx_core::weights::{TensorData, WeightMap};
 use rlx_ir::DType;
 use std::ops::Range;
@@ -11,6 +11,8 @@ use std::sync::Arc;
 pub(crate) struct Source {
     pub weights: WeightMap,
     pub unpack: bool,
+    /// Where a device may keep them packed.
+    pub cache: Option<PackedCache>,
 }
 
 /// The type a weight has in the graph when block formats are dequantised at load.
@@ -33,6 +35,10 @@ impl Bytes for Tensor {
 }
 
 impl WeightSource for Source {
+    fn packed_cache(&self) -> Option<&PackedCache> {
+        self.cache.as_ref()
+    }
+
     fn weight(&self, name: &str) -> Result<WeightData, String> {
         let view = self.weights.get(name).map_err(|e| e.to_string())?;
         let shape = view.shape.to_vec();

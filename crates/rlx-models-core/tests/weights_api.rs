@@ -277,3 +277,60 @@ fn a_loader_gives_pages_back_and_a_map_keeps_them() {
         assert_eq!(map.get("a").unwrap().bytes()[N - 1], 1);
     }
 }
+
+#[test]
+fn a_fingerprint_tells_files_that_were_changed_and_not_where_they_are() {
+    let change = |path: &std::path::Path, at: usize| {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[at] ^= 1;
+        let changed = std::fs::metadata(path).unwrap().modified().unwrap();
+        std::fs::write(path, bytes).unwrap();
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(changed).unwrap();
+    };
+    let of = |path: &std::path::Path| open_with(LoadOpts::map(), path).unwrap().fingerprint().unwrap();
+    // The architecture, the first and the last byte of the data, each changed as nobody should: without a trace in the
+    // file's times.
+    let values: Vec<f32> = (0..100_000).map(|i| i as f32).collect();
+    let dir = dir_with(&[("m.gguf", &gguf("toy", &[("a", &[100_000], values)]))]);
+    let path = dir.path().join("m.gguf");
+    let length = std::fs::metadata(&path).unwrap().len() as usize;
+    let before = of(&path);
+    assert_eq!(before.len(), 1);
+    assert!(before[0].starts_with(&format!("\"m.gguf\": {length} bytes, changed ")), "{before:?}");
+    let name = std::fs::read(&path).unwrap().windows(3).position(|w| w == b"toy").unwrap();
+    for at in [name, length - 400_000, length - 1] {
+        change(&path, at);
+        assert_ne!(of(&path), before, "byte {at} of {length}");
+        change(&path, at);
+        assert_eq!(of(&path), before);
+    }
+    // Moved, it is the same; changed later, it is not.
+    let to = dir.path().join("elsewhere");
+    std::fs::create_dir(&to).unwrap();
+    std::fs::rename(&path, to.join("m.gguf")).unwrap();
+    assert_eq!(of(&to.join("m.gguf")), before);
+    let file = std::fs::File::options().write(true).open(to.join("m.gguf")).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1500)).unwrap();
+    let later = of(&to.join("m.gguf"));
+    assert!(later != before && later[0].contains("changed 1.500000000,"), "{later:?}");
+    file.set_len(length as u64 - 1).unwrap();
+    assert!(open_with(LoadOpts::map(), to.join("m.gguf")).is_err());
+}
+
+#[test]
+fn a_fingerprint_covers_every_shard_and_the_settings() {
+    let one = safetensors(r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, b"abcd");
+    let two = safetensors(r#"{"b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, b"efgh");
+    let index = br#"{"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}}"#;
+    let files = |config: &'static [u8]| {
+        let files: [(&str, &[u8]); 4] =
+            [("model.safetensors.index.json", index), ("m-1.safetensors", &one), ("m-2.safetensors", &two), ("config.json", config)];
+        let dir = dir_with(&files);
+        let lines = open_with(LoadOpts::map(), dir.path()).unwrap().fingerprint().unwrap();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        lines
+    };
+    let (a, b) = (files(b"{}"), files(b"[]"));
+    assert!(a[1].contains("m-2.safetensors"), "{a:?}");
+    assert!(a[2].starts_with("config.json: 2 bytes, sum ") && a[2] != b[2], "{a:?} {b:?}");
+}

@@ -19,6 +19,10 @@
 use super::act::ActForm;
 use rlx_gguf::blocks::{Affine, BlockFormat};
 
+/// The number of these layouts, raised with any change of packed bytes: files of packed weights of another number are
+/// not used.
+pub(crate) const VERSION: u32 = 1;
+
 /// A packed layout, or the file's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {

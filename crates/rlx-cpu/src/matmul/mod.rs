@@ -27,6 +27,7 @@ mod quant;
 
 pub use act::{ActForm, ActSpec};
 use layout::Layout;
+pub(crate) use layout::VERSION as LAYOUT_VERSION;
 use rlx_gguf::blocks::BlockFormat;
 use std::ops::Range;
 

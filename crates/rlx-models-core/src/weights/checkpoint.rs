@@ -16,11 +16,11 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    format: WeightFormat,
+    pub(super) format: WeightFormat,
     access: Access,
-    maps: Vec<Arc<Mapping>>,
+    pub(super) maps: Vec<Arc<Mapping>>,
     /// Sorted by name.
-    tensors: Vec<TensorMeta>,
+    pub(super) tensors: Vec<TensorMeta>,
     /// Positions in `tensors`.
     mtp: Vec<u32>,
     packed: packed::Packed,

@@ -59,10 +59,14 @@ impl Mapping {
         }
     }
 
+    /// What the system says of the file now.
+    pub(super) fn metadata(&self) -> Result<fs::Metadata, WeightsError> {
+        self.file.metadata().map_err(|source| WeightsError::Io { file: self.path.clone(), source })
+    }
+
     /// An error when the file is now shorter than what was mapped.
     pub(super) fn check_length(&self) -> Result<(), WeightsError> {
-        let metadata = self.file.metadata().map_err(|source| WeightsError::Io { file: self.path.clone(), source })?;
-        let (found, expected) = (metadata.len(), self.bytes().len() as u64);
+        let (found, expected) = (self.metadata()?.len(), self.bytes().len() as u64);
         if found < expected {
             return Err(WeightsError::Shrunk { file: self.path.clone(), found, expected });
         }

@@ -19,6 +19,7 @@
 mod checkpoint;
 mod custom;
 mod error;
+mod fingerprint;
 mod index;
 mod map;
 mod mtp;
