@@ -92,7 +92,7 @@ impl Row {
     }
 }
 
-/// Measured with `rlx-bench tune`; the first row that fits counts.
+/// Sizes that `rlx-bench tune` found none better than beyond the noise; the first row that fits counts.
 const TABLE: &[Row] = &[
     // Zen 3 servers.
     Row { vendor: "AuthenticAMD", family: 25, models: 0..=0x0f, level: Level::Avx2, blocks: Blocks { act: 256 << 10, weight: 128 << 10 } },
