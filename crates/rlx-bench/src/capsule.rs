@@ -7,8 +7,8 @@ use crate::machine;
 use anyhow::{Context, anyhow, bail};
 use rlx_lm::bench::median;
 use serde_json::{Map, Value, json};
-use std::io::Write;
-use std::path::Path;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 /// The layout that this program writes and reads.
 const LAYOUT: u64 = 1;
@@ -72,11 +72,40 @@ impl Figure {
         self.rounds.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(*v), h.max(*v)))
     }
 
-    /// How far rounds scatter about their median: 1.4826 times the median of the distances, which for normal noise
-    /// is its standard deviation and does not mind a few rounds that something disturbed.
+    /// [`noise`] of the rounds.
     pub fn noise(&self) -> f64 {
-        let middle = self.median();
-        1.4826 * median(&self.rounds.iter().map(|v| (v - middle).abs()).collect::<Vec<_>>())
+        noise(&self.rounds)
+    }
+}
+
+/// How far rounds scatter about their median: 1.4826 times the median of the distances, which for normal noise is its
+/// standard deviation and does not mind a few rounds that something disturbed.
+pub fn noise(rounds: &[f64]) -> f64 {
+    let middle = median(rounds);
+    1.4826 * median(&rounds.iter().map(|v| (v - middle).abs()).collect::<Vec<_>>())
+}
+
+/// Where the figures of a command go.
+#[derive(clap::Args, Debug)]
+pub struct Output {
+    /// Write the figures as a capsule
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Print the capsule instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Nothing on stderr but errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+impl Output {
+    /// Writes the capsule where it is wanted, and prints it or the table.
+    pub fn finish(&self, capsule: &Capsule, table: impl FnOnce() -> String) -> anyhow::Result<()> {
+        self.out.iter().try_for_each(|path| capsule.write(path))?;
+        let text = if self.json { capsule.text() } else { table() };
+        write!(io::stdout().lock(), "{text}")?;
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! `rlx-bench tune`: block sizes and threads that suit this machine better than what the CPU backend would take.
 
+use crate::capsule::noise;
 use crate::limits;
 use crate::machine;
 use crate::op::linear::{Bench, Format, formats};
@@ -73,8 +74,7 @@ impl Ratios {
 
     /// How far turns scatter about their median, as a standard deviation.
     fn noise(&self) -> f64 {
-        let m = self.median();
-        1.4826 * median(&self.0.iter().map(|r| (r - m).abs()).collect::<Vec<_>>())
+        noise(&self.0)
     }
 
     fn wins(&self) -> bool {

@@ -5,7 +5,7 @@
 pub mod kernels;
 mod threads;
 
-use crate::capsule::{Better, Capsule, Figure};
+use crate::capsule::{Better, Capsule, Figure, Output};
 use crate::machine;
 use anyhow::bail;
 use kernels::{PIECE, Peak};
@@ -13,8 +13,6 @@ use rlx_cli::Usage;
 use rlx_cli::term::{Notes, human_bytes, rate};
 use rlx_cpu::memory::Buffer;
 use serde_json::json;
-use std::io::{self, Write};
-use std::path::PathBuf;
 use std::time::Duration;
 use threads::Gang;
 
@@ -37,15 +35,8 @@ pub struct Args {
     /// Measurements of each figure, after one that does not count
     #[arg(long, short, value_name = "N", default_value_t = REPEATS, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
-    /// Write the figures as a capsule
-    #[arg(long, short, value_name = "FILE")]
-    out: Option<PathBuf>,
-    /// Print the capsule instead of a table
-    #[arg(long)]
-    json: bool,
-    /// Nothing on stderr but errors
-    #[arg(long, short)]
-    quiet: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// How long one measurement of a kernel takes.
@@ -277,15 +268,10 @@ pub fn thread_counts(asked: &[u32]) -> anyhow::Result<Vec<usize>> {
 
 pub fn run(args: &Args) -> anyhow::Result<u8> {
     let counts = thread_counts(&args.threads)?;
-    let limits = measure(&counts, args.repeat, &Notes::new(args.quiet))?;
+    let limits = measure(&counts, args.repeat, &Notes::new(args.output.quiet))?;
     let mut capsule = Capsule::new("limits");
     limits.record(&mut capsule);
-    args.out.iter().try_for_each(|path| capsule.write(path))?;
-    let mut out = io::stdout().lock();
-    match args.json {
-        true => write!(out, "{}", capsule.text())?,
-        false => write!(out, "{}", limits.table())?,
-    }
+    args.output.finish(&capsule, || limits.table())?;
     Ok(0)
 }
 

@@ -5,7 +5,7 @@ pub mod linear;
 pub mod shape;
 mod timing;
 
-use crate::capsule::{Better, Capsule, Figure};
+use crate::capsule::{Better, Capsule, Figure, Output};
 use crate::limits::{self, At, Limits};
 use anyhow::Context;
 use rlx_cli::Usage;
@@ -16,7 +16,6 @@ use rlx_cpu::{Cpu, Level, Options};
 use serde_json::json;
 use shape::Shape;
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,15 +68,8 @@ pub struct Args {
     /// Do not measure the machine's limits, and tell no shares of them
     #[arg(long)]
     no_limits: bool,
-    /// Write the figures as a capsule
-    #[arg(long, short, value_name = "FILE")]
-    out: Option<PathBuf>,
-    /// Print the capsule instead of a table
-    #[arg(long)]
-    json: bool,
-    /// Nothing on stderr but errors
-    #[arg(long, short)]
-    quiet: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Which arithmetic an op is made of.
@@ -179,12 +171,11 @@ fn list() -> String {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<u8> {
-    let mut out = io::stdout().lock();
     let Some(name) = args.name.as_deref().filter(|_| !args.list) else {
-        write!(out, "{}", list())?;
+        write!(io::stdout().lock(), "{}", list())?;
         return Ok(0);
     };
-    let notes = Notes::new(args.quiet);
+    let notes = Notes::new(args.output.quiet);
     let threads = limits::thread_counts(&args.threads)?;
     let plan = Plan::new(name, args)?;
     let limits = match args.no_limits || name == "barrier" {
@@ -203,14 +194,10 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
         capsule.figures.push((row.name.clone(), row.figure()));
         lines.push(line);
     })?;
-    args.out.iter().try_for_each(|path| capsule.write(path))?;
-    match args.json {
-        true => write!(out, "{}", capsule.text())?,
-        false => {
-            limits.iter().try_for_each(|l| writeln!(out, "{}", l.table()))?;
-            write!(out, "{}", table(&lines))?;
-        }
-    }
+    args.output.finish(&capsule, || {
+        let limits: String = limits.iter().map(|l| l.table() + "\n").collect();
+        limits + &table(&lines)
+    })?;
     Ok(0)
 }
 

@@ -2,7 +2,7 @@
 
 mod select;
 
-use crate::capsule::{Better, Capsule, Figure};
+use crate::capsule::{Better, Capsule, Figure, Output};
 use crate::{limits, machine, report};
 use rlx_cli::Usage;
 use rlx_cli::args::ModelArgs;
@@ -12,8 +12,6 @@ use rlx_lm::bench::{self, Kind, Rounds, Test};
 use rlx_models::families;
 use select::{Room, figure};
 use serde_json::json;
-use std::io::{self, Write};
-use std::path::PathBuf;
 use std::time::Instant;
 
 const EXAMPLES: &str = "\
@@ -62,20 +60,13 @@ pub struct Args {
     /// How often to measure each
     #[arg(long, short, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
-    /// Write the figures as a capsule
-    #[arg(long, short, value_name = "FILE")]
-    out: Option<PathBuf>,
-    /// Print the capsule instead of a table
-    #[arg(long)]
-    json: bool,
-    /// Nothing on stderr but errors
-    #[arg(long, short)]
-    quiet: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub fn run(mut args: Args) -> anyhow::Result<u8> {
-    args.model.quiet = args.quiet;
-    let notes = Notes::new(args.quiet);
+    args.model.quiet = args.output.quiet;
+    let notes = Notes::new(args.output.quiet);
     let batch: Vec<usize> = args.batch.iter().map(|n| usize::from(*n)).collect();
     let wanted = select::tests(&args.prompts, &args.contexts, &batch, args.decode, args.grid);
     let mut capsule = Capsule::new("run");
@@ -92,12 +83,7 @@ pub fn run(mut args: Args) -> anyhow::Result<u8> {
         group(&args, n, &of, &mut capsule, &notes)?;
     }
     bandwidth(&tests, &mut capsule, &notes)?;
-    args.out.iter().try_for_each(|path| capsule.write(path))?;
-    let mut out = io::stdout().lock();
-    match args.json {
-        true => write!(out, "{}", capsule.text())?,
-        false => write!(out, "{}", report::shown(&capsule))?,
-    }
+    args.output.finish(&capsule, || report::shown(&capsule))?;
     Ok(0)
 }
 

@@ -19,8 +19,6 @@ pub(super) const ROWS: usize = 4;
 const PANEL: usize = 2;
 /// Elements of each row in a panel (a multiple of every block length, or a part of a row that ends it).
 const DEPTH: usize = 256;
-/// Most activation rows for which weights are read once.
-const FEW: usize = 3;
 /// Most activation rows for which weights are widened in registers rather than turned into panels.
 const IN_REGISTERS: usize = 24;
 /// How far before its use a single row's pass over the weights asks for memory, in bytes.
@@ -42,14 +40,6 @@ pub(super) unsafe fn run(
     y: Output,
 ) {
     let job = Job { w: w.as_ptr(), row_bytes: ty.row_bytes(k), x: x.as_ptr(), k, y };
-    if m <= FEW {
-        match ty {
-            WeightType::F32 => return few::<F32>(level, job, m, rows),
-            WeightType::F16 => return few::<F16>(level, job, m, rows),
-            WeightType::BF16 => return few::<Bf16>(level, job, m, rows),
-            WeightType::Block(_) => {}
-        }
-    }
     if m <= IN_REGISTERS {
         match ty {
             WeightType::F32 => return dispatch(level, InRegisters::<F32> { job, m, rows, element: PhantomData }),
@@ -89,52 +79,6 @@ struct Job {
     y: Output,
 }
 
-/// All weight rows times up to [`FEW`] activation rows.
-fn few<E: Element>(level: Level, job: Job, m: usize, rows: Range<usize>) {
-    match m {
-        1 => dispatch(level, Few::<E, 1> { job, rows, element: PhantomData }),
-        2 => dispatch(level, Few::<E, 2> { job, rows, element: PhantomData }),
-        3 => dispatch(level, Few::<E, 3> { job, rows, element: PhantomData }),
-        _ => unreachable!("few rows are at most three"),
-    }
-}
-
-struct Few<E, const T: usize> {
-    job: Job,
-    rows: Range<usize>,
-    element: PhantomData<E>,
-}
-
-impl<E: Element, const T: usize> Kernel for Few<E, T> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Job { w, row_bytes, x, k, y } = self.job;
-        let mut row = self.rows.start;
-        while row < self.rows.end {
-            // SAFETY: `run` was promised valid operands.
-            unsafe {
-                let at = w.add(row * row_bytes);
-                if T == 1 {
-                    // Memory is the limit: one stream, read in order.
-                    let sums = dot::<S, E, 1, T, 8>(s, at, row_bytes, x, k, k);
-                    put(y, 0, row, &sums);
-                    row += 1;
-                } else if row + ROWS <= self.rows.end {
-                    let sums = dot::<S, E, ROWS, T, 1>(s, at, row_bytes, x, k, k);
-                    put(y, 0, row, &sums);
-                    row += ROWS;
-                } else {
-                    let sums = dot::<S, E, 1, T, 2>(s, at, row_bytes, x, k, k);
-                    put(y, 0, row, &sums);
-                    row += 1;
-                }
-            }
-        }
-    }
-}
-
 /// Writes `sums[row][t]` at the output's rows from `m` and columns from `row`.
 #[inline(always)]
 unsafe fn put<const R: usize, const T: usize>(y: Output, m: usize, row: usize, sums: &[[f32; T]; R]) {
@@ -148,7 +92,7 @@ unsafe fn put<const R: usize, const T: usize>(y: Output, m: usize, row: usize, s
     }
 }
 
-/// Up to [`IN_REGISTERS`] activation rows, [`ROWS`] rows of the weight at a time.
+/// Up to [`IN_REGISTERS`] activation rows, [`ROWS`] rows of the weight at a time; one activation row, a row at a time.
 struct InRegisters<E> {
     job: Job,
     m: usize,
@@ -162,6 +106,15 @@ impl<E: Element> Kernel for InRegisters<E> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let mut row = self.rows.start;
+        if self.m == 1 {
+            let Job { w, row_bytes, x, k, y } = self.job;
+            for row in self.rows {
+                // Memory is the limit: one stream, read in order.
+                // SAFETY: `run` was promised valid operands.
+                unsafe { put(y, 0, row, &dot::<S, E, 1, 1, 8>(s, w.add(row * row_bytes), row_bytes, x, k, k)) };
+            }
+            return;
+        }
         while row + ROWS <= self.rows.end {
             self.rows::<S, ROWS>(s, row);
             row += ROWS;
