@@ -1,24 +1,17 @@
 //! f32 arithmetic over the file's bytes: f32, f16 and bf16 weights, and every block format through dequantisation.
 //!
 //! Few activation rows read the weights where they are: lanes run along `K`, as both operands lie in memory, and narrow
-//! types are widened in registers. Many rows first turn [`PANEL`] vectors of rows by [`DEPTH`] elements into a *panel*
-//! of f32, `[DEPTH][rows]`, in which lanes are rows of the weight: sums stay in registers, no lane is summed, and every
-//! load is used by several multiplications (Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication).
+//! types are widened in registers. Many rows take turns with [`panel`]s of the weight.
 
-use super::{Output, WeightType};
+use super::{Output, WeightType, panel};
 use crate::simd::element::{Bf16, Element, F16, F32};
 use crate::simd::{Kernel, Level, Simd, dispatch};
 use half::{bf16, f16};
-use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Rows of the weight that work is split by among threads.
 pub(super) const ROWS: usize = 4;
-/// Vectors of rows in a panel.
-const PANEL: usize = 2;
-/// Elements of each row in a panel (a multiple of every block length, or a part of a row that ends it).
-const DEPTH: usize = 256;
 /// Most activation rows for which weights are widened in registers rather than turned into panels.
 const IN_REGISTERS: usize = 24;
 /// How far before its use a single row's pass over the weights asks for memory, in bytes.
@@ -48,10 +41,8 @@ pub(super) unsafe fn run(
             WeightType::Block(_) => {}
         }
     }
-    let block = (act_bytes / (4 * DEPTH)).max(1);
-    for m0 in (0..m).step_by(block) {
-        panels(level, ty, w, job, m0..m.min(m0 + block), rows.clone());
-    }
+    // SAFETY: the caller's promise.
+    unsafe { panel::run(level, ty, act_bytes, job, m, rows) }
 }
 
 /// Widens the elements of part of a row, or dequantises its blocks, exactly.
@@ -71,12 +62,12 @@ pub(super) fn widen(ty: WeightType, bytes: &[u8], out: &mut [f32]) {
 
 /// Operands in memory.
 #[derive(Clone, Copy)]
-struct Job {
-    w: *const u8,
-    row_bytes: usize,
-    x: *const f32,
-    k: usize,
-    y: Output,
+pub(super) struct Job {
+    pub w: *const u8,
+    pub row_bytes: usize,
+    pub x: *const f32,
+    pub k: usize,
+    pub y: Output,
 }
 
 /// Writes `sums[row][t]` at the output's rows from `m` and columns from `row`.
@@ -155,179 +146,6 @@ impl<E: Element> InRegisters<E> {
         unsafe {
             let sums = dot::<S, E, R, T, 1>(s, w.add(row * row_bytes), row_bytes, x.add(m * k), k, k);
             put(y, m, row, &sums);
-        }
-    }
-}
-
-/// Activation rows `m` times the weight's rows, panel by panel.
-fn panels(level: Level, ty: WeightType, w: &[u8], job: Job, m: Range<usize>, rows: Range<usize>) {
-    thread_local! {
-        static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    }
-    let width = PANEL * level.lanes();
-    ROOM.with_borrow_mut(|room| {
-        room.resize(2 * width * DEPTH, 0.0);
-        let (wide, panel) = room.split_at_mut(width * DEPTH);
-        for k0 in (0..job.k).step_by(DEPTH) {
-            let k = k0..job.k.min(k0 + DEPTH);
-            let (from, to) = (ty.row_bytes(k.start), ty.row_bytes(k.end));
-            for row in rows.clone().step_by(width) {
-                let n = width.min(rows.end - row);
-                for (r, out) in wide.chunks_exact_mut(DEPTH).enumerate() {
-                    if r < n {
-                        let bytes = &w[(row + r) * job.row_bytes..][from..to];
-                        dispatch(level, Widen { ty, bytes, out: &mut out[..k.len()] });
-                    } else {
-                        out[..k.len()].fill(0.0);
-                    }
-                }
-                dispatch(level, Turn { wide, panel });
-                dispatch(level, Panel { panel, m: m.clone(), k: k.clone(), row, n, job });
-            }
-        }
-    });
-}
-
-/// Turns `[PANEL * LANES][DEPTH]` into `[DEPTH][PANEL * LANES]`.
-struct Turn<'a> {
-    wide: &'a [f32],
-    panel: &'a mut [f32],
-}
-
-impl Kernel for Turn<'_> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let width = PANEL * S::LANES;
-        assert!(self.wide.len() >= width * DEPTH && self.panel.len() >= width * DEPTH, "room of a panel");
-        for v in 0..PANEL {
-            for d in (0..DEPTH).step_by(8) {
-                // SAFETY: both hold `width * DEPTH` floats, and DEPTH is a multiple of 8.
-                unsafe {
-                    let from = self.wide.as_ptr().add(v * S::LANES * DEPTH + d);
-                    let words = s.load_rows(from.cast(), 4 * DEPTH);
-                    for i in 0..8 {
-                        s.store_b(self.panel.as_mut_ptr().add((d + i) * width + v * S::LANES).cast(), words[i]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A panel of `n` rows from `row` by elements `k`, times activation rows `m`; adds where `k` is not the first piece.
-struct Panel<'a> {
-    panel: &'a [f32],
-    m: Range<usize>,
-    k: Range<usize>,
-    row: usize,
-    n: usize,
-    job: Job,
-}
-
-impl Kernel for Panel<'_> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        assert!(self.panel.len() >= self.k.len() * PANEL * S::LANES, "elements of a panel");
-        let mut m = self.m.start;
-        // Sums, a step of the panel and an activation fill 16 or 32 registers.
-        if S::LANES != 8 {
-            while m + 12 <= self.m.end {
-                self.tokens::<S, 12>(s, m);
-                m += 12;
-            }
-        }
-        while m + 6 <= self.m.end {
-            self.tokens::<S, 6>(s, m);
-            m += 6;
-        }
-        while m + 3 <= self.m.end {
-            self.tokens::<S, 3>(s, m);
-            m += 3;
-        }
-        while m < self.m.end {
-            self.tokens::<S, 1>(s, m);
-            m += 1;
-        }
-    }
-}
-
-impl Panel<'_> {
-    #[inline(always)]
-    fn tokens<S: Simd, const T: usize>(&self, s: S, m: usize) {
-        let Job { x, k, y, .. } = self.job;
-        let mut acc = [[s.splat(0.0); PANEL]; T];
-        // SAFETY: the activations hold T rows from `m`, the panel all of `k`; the output's elements are the caller's.
-        unsafe {
-            let out = y.ptr.add(m * y.stride + y.col + self.row);
-            let count = |v: usize| S::LANES.min(self.n.saturating_sub(v * S::LANES));
-            if self.k.start > 0 {
-                for t in 0..T {
-                    for v in 0..PANEL {
-                        acc[t][v] = s.load_first(out.wrapping_add(t * y.stride + v * S::LANES), count(v));
-                    }
-                }
-            }
-            let (x, mut p) = (x.add(m * k + self.k.start), self.panel.as_ptr());
-            for i in 0..self.k.len() {
-                let mut w = [s.load(p); PANEL];
-                for v in 1..PANEL {
-                    w[v] = s.load(p.add(v * S::LANES));
-                }
-                for t in 0..T {
-                    let a = s.splat(*x.add(t * k + i));
-                    for v in 0..PANEL {
-                        acc[t][v] = s.fma(w[v], a, acc[t][v]);
-                    }
-                }
-                p = p.add(PANEL * S::LANES);
-            }
-            for t in 0..T {
-                for v in 0..PANEL {
-                    s.store_first(out.wrapping_add(t * y.stride + v * S::LANES), acc[t][v], count(v));
-                }
-            }
-        }
-    }
-}
-
-/// [`widen`], compiled for the level.
-struct Widen<'a> {
-    ty: WeightType,
-    bytes: &'a [u8],
-    out: &'a mut [f32],
-}
-
-impl Kernel for Widen<'_> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        match self.ty {
-            WeightType::F32 => widen_with::<S, F32>(s, self.bytes, self.out),
-            WeightType::F16 => widen_with::<S, F16>(s, self.bytes, self.out),
-            WeightType::BF16 => widen_with::<S, Bf16>(s, self.bytes, self.out),
-            WeightType::Block(_) => widen(self.ty, self.bytes, self.out),
-        }
-    }
-}
-
-#[inline(always)]
-fn widen_with<S: Simd, E: Element>(s: S, bytes: &[u8], out: &mut [f32]) {
-    let n = out.len().min(bytes.len() / E::BYTES);
-    let mut i = 0;
-    // SAFETY: all indices are below `n`, which both slices reach.
-    unsafe {
-        while i + S::LANES <= n {
-            s.store(out.as_mut_ptr().add(i), E::load(s, bytes.as_ptr().add(i * E::BYTES)));
-            i += S::LANES;
-        }
-        while i < n {
-            out[i] = E::one(bytes.as_ptr().add(i * E::BYTES));
-            i += 1;
         }
     }
 }

@@ -23,6 +23,7 @@ mod dense;
 mod layout;
 mod pack;
 mod pack_group;
+mod panel;
 mod quant;
 
 pub use act::{ActForm, ActSpec};

@@ -75,6 +75,10 @@ impl Simd for Avx2 {
         with!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))))
     }
     #[inline(always)]
+    fn widen_bf16(self, b: __m256i) -> [__m256; 2] {
+        with!([_mm256_castsi256_ps(_mm256_slli_epi32::<16>(b)), _mm256_castsi256_ps(_mm256_and_si256(b, _mm256_set1_epi32(-1 << 16))),])
+    }
+    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         with!(_mm256_add_ps(a, b))
     }

@@ -77,6 +77,10 @@ impl Simd for Avx512 {
         with!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))))
     }
     #[inline(always)]
+    fn widen_bf16(self, b: __m512i) -> [__m512; 2] {
+        with!([_mm512_castsi512_ps(_mm512_slli_epi32::<16>(b)), _mm512_castsi512_ps(_mm512_and_si512(b, _mm512_set1_epi32(-1 << 16))),])
+    }
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         with!(_mm512_add_ps(a, b))
     }

@@ -84,6 +84,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for `2 * LANES` bytes; no alignment is asked.
     unsafe fn load_bf16(self, p: *const u16) -> Self::F;
+    /// The two bfloat16 of each word, widened: the first ones, then the second ones.
+    fn widen_bf16(self, b: Self::B) -> [Self::F; 2];
     /// `a + b`.
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a - b`.

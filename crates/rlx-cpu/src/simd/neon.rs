@@ -98,6 +98,14 @@ impl Simd for Neon {
         with!(vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(p)))))
     }
     #[inline(always)]
+    fn widen_bf16(self, b: Self::B) -> [Self::F; 2] {
+        with! {
+            let words = vreinterpretq_u32_u8(b);
+            let (first, second) = (vshlq_n_u32::<16>(words), vandq_u32(words, vdupq_n_u32(!0 << 16)));
+            [vreinterpretq_f32_u32(first), vreinterpretq_f32_u32(second)]
+        }
+    }
+    #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
         with!(vaddq_f32(a, b))
     }

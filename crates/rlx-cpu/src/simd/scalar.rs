@@ -57,6 +57,10 @@ impl<const L: usize> Simd for Scalar<L> {
         raw!(p.cast::<[u16; L]>().read_unaligned()).map(|b| bf16::from_bits(b).to_f32())
     }
     #[inline(always)]
+    fn widen_bf16(self, b: Self::B) -> [Self::F; 2] {
+        [0, 2].map(|i| b.map(|word| bf16::from_le_bytes([word[i], word[i + 1]]).to_f32()))
+    }
+    #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
         from_fn(|i| a[i] + b[i])
     }
