@@ -93,6 +93,8 @@ pub enum Simd {
     Scalar,
     /// AVX2 with FMA.
     Avx2,
+    /// AVX2 with AVX-VNNI.
+    AvxVnni,
     /// AVX-512.
     Avx512,
     /// NEON.

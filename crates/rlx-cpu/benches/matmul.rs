@@ -5,7 +5,7 @@
 
 use rlx_cpu::attention::{Attention, KvType, Segment};
 use rlx_cpu::matmul::{Matmul, Mode, Output, WeightType};
-use rlx_cpu::simd::{Kernel, Level, Simd, dispatch};
+use rlx_cpu::simd::{Kernel, Level, Simd, dispatch, dispatch_int8};
 use rlx_gguf::blocks::BlockFormat;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -184,9 +184,9 @@ fn limits(level: Level, threads: &[usize]) {
         });
         let rounds = 100_000;
         let peak = |int8| {
-            let ops = dispatch(level, Peak { int8, rounds });
+            let ops = dispatch_int8(level, Peak { int8, rounds });
             let (t, _) = measure(n, Duration::from_millis(200), |_, _| {
-                black_box(dispatch(level, Peak { int8, rounds }));
+                black_box(dispatch_int8(level, Peak { int8, rounds }));
             });
             ops * n as f64 / t * 1e-9
         };

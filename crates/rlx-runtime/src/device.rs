@@ -85,6 +85,7 @@ fn cpu(profile: &Profile) -> Result<Arc<dyn Backend>, DeviceError> {
         Simd::Auto => None,
         Simd::Scalar => Some(Level::Scalar),
         Simd::Avx2 => Some(Level::Avx2),
+        Simd::AvxVnni => Some(Level::AvxVnni),
         Simd::Avx512 => Some(Level::Avx512),
         _ => Some(Level::Neon),
     };

@@ -21,7 +21,7 @@ use rlx_gguf::blocks::{Affine, BlockFormat};
 
 /// The number of these layouts, raised with any change of packed bytes: files of packed weights of another number are
 /// not used.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// A packed layout, or the file's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

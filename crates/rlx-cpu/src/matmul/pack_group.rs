@@ -23,7 +23,7 @@ pub(super) fn pack_whole_group(level: Level, layout: Layout, rows: &[u8], row_by
     header[used..].fill(0);
     let group = Group { rows, row_bytes, n_blocks, header, body };
     if layout == Layout::Q8_0 {
-        dispatch(level, Q8_0(group))
+        dispatch(level, Q8_0 { group, bias: level.i8_bias() })
     } else {
         dispatch(level, Q4K(group))
     }
@@ -61,7 +61,11 @@ impl Group<'_> {
     }
 }
 
-struct Q8_0<'a>(Group<'a>);
+struct Q8_0<'a> {
+    group: Group<'a>,
+    /// What is added to the codes.
+    bias: u8,
+}
 
 impl Kernel for Q8_0<'_> {
     type Out = ();
@@ -69,7 +73,7 @@ impl Kernel for Q8_0<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         const BLOCK: usize = 34;
-        let mut g = self.0;
+        let Q8_0 { group: mut g, bias } = self;
         for b in 0..g.n_blocks {
             g.ask_ahead(s, b * BLOCK, BLOCK);
             g.halves(S::LANES, b * BLOCK, b);
@@ -78,7 +82,7 @@ impl Kernel for Q8_0<'_> {
             unsafe {
                 let words = s.load_rows(g.rows.as_ptr().add(b * BLOCK + 2), g.row_bytes);
                 for c in 0..8 {
-                    s.store_b(out.as_mut_ptr().add(4 * c * S::LANES), s.bias8(words[c]));
+                    s.store_b(out.as_mut_ptr().add(4 * c * S::LANES), s.flip(words[c], bias));
                 }
             }
         }

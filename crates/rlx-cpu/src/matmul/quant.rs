@@ -7,7 +7,7 @@ use super::act::{self, block, s256};
 use super::affine::Group;
 use super::codes::{Plain, Scaled, codes4, codes5, codes6, codes8};
 use super::{Layout, Output};
-use crate::simd::{Kernel, Level, Simd, dispatch};
+use crate::simd::{Kernel, Level, Simd, dispatch_int8};
 use crate::tuning::Blocks;
 use std::ops::Range;
 
@@ -80,10 +80,10 @@ fn blocked<Q: Quant>(level: Level, q: Q, job: Job, m: usize, groups: Range<usize
 /// Rows in tiles of `t`.
 fn tiles<Q: Quant>(level: Level, t: usize, q: Q, job: Job, groups: Range<usize>, rows: Range<usize>) {
     match t {
-        1 => dispatch(level, Tiles::<Q, 1> { q, job, groups, rows }),
-        2 => dispatch(level, Tiles::<Q, 2> { q, job, groups, rows }),
-        4 => dispatch(level, Tiles::<Q, 4> { q, job, groups, rows }),
-        8 => dispatch(level, Tiles::<Q, 8> { q, job, groups, rows }),
+        1 => dispatch_int8(level, Tiles::<Q, 1> { q, job, groups, rows }),
+        2 => dispatch_int8(level, Tiles::<Q, 2> { q, job, groups, rows }),
+        4 => dispatch_int8(level, Tiles::<Q, 4> { q, job, groups, rows }),
+        8 => dispatch_int8(level, Tiles::<Q, 8> { q, job, groups, rows }),
         _ => unreachable!("tiles are 1, 2, 4 or 8 rows"),
     }
 }

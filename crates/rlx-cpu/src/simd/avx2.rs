@@ -1,26 +1,38 @@
-//! [`Simd`] with AVX2, FMA and F16C: 8 lanes; products of bytes go through i16 (`vpmaddubsw`, `vpmaddwd`).
+//! [`Simd`] with AVX2, FMA and F16C: 8 lanes; products of bytes go through i16 (`vpmaddubsw`, `vpmaddwd`), or with
+//! AVX-VNNI straight to i32 (`vpdpbusd`).
 
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
 
-/// Proof that the processor has AVX2, FMA and F16C.
+/// Proof that the processor has AVX2, FMA and F16C; with `VNNI` also AVX-VNNI.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx2(());
+pub struct Avx2<const VNNI: bool>(());
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     /// `None` where the processor lacks any of them.
     #[inline]
     pub fn new() -> Option<Self> {
         let has = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        has.then_some(Avx2(()))
+        (has && (!VNNI || is_x86_feature_detected!("avxvnni"))).then_some(Avx2(()))
     }
 }
 
 /// Runs `kernel` in a function compiled for AVX2.
 #[inline]
-pub(super) fn enter<K: Kernel>(kernel: K, s: Avx2) -> K::Out {
+pub(super) fn enter<K: Kernel>(kernel: K, s: Avx2<false>) -> K::Out {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn inner<K: Kernel>(kernel: K, s: Avx2) -> K::Out {
+    fn inner<K: Kernel>(kernel: K, s: Avx2<false>) -> K::Out {
+        kernel.run(s)
+    }
+    // SAFETY: the token proves that the processor has the features.
+    unsafe { inner(kernel, s) }
+}
+
+/// Runs `kernel` in a function compiled for AVX2 with AVX-VNNI.
+#[inline]
+pub(super) fn enter_vnni<K: Kernel>(kernel: K, s: Avx2<true>) -> K::Out {
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    fn inner<K: Kernel>(kernel: K, s: Avx2<true>) -> K::Out {
         kernel.run(s)
     }
     // SAFETY: the token proves that the processor has the features.
@@ -35,23 +47,23 @@ macro_rules! with {
     };
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
     const TILE: usize = 4;
     // A vpmaddubsw lane is two products: 2*31*127*4 = 31496 and 2*63*127*2 = 32004 fit in i16, as do 2*15*127*8 = 30480.
-    const U5_DOTS: usize = 4;
-    const U6_DOTS: usize = 2;
-    const I8_BIAS: u8 = 0;
+    const U5_DOTS: usize = if VNNI { 8 } else { 4 };
+    const U6_DOTS: usize = if VNNI { 4 } else { 2 };
+    const I8_BIAS: u8 = if VNNI { 128 } else { 0 };
 
     type F = __m256;
     type I = __m256i;
     type B = __m256i;
     type W = __m256i;
-    /// i16: two sums per lane.
+    /// i16: two sums per lane. With VNNI, i32.
     type Part = __m256i;
-    /// i16, each factor twice.
+    /// i16, each factor twice. With VNNI, i32.
     type Scale = __m256i;
-    /// Magnitudes, and the weights themselves.
+    /// Magnitudes, and the weights themselves. With VNNI, twice the weights.
     type W8 = (__m256i, __m256i);
 
     #[inline(always)]
@@ -199,28 +211,33 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn dot(self, p: __m256i, w: __m256i, a: __m256i) -> __m256i {
-        with!(_mm256_add_epi16(p, _mm256_maddubs_epi16(w, a)))
+        with!(if VNNI { _mm256_dpbusd_avx_epi32(p, w, a) } else { _mm256_add_epi16(p, _mm256_maddubs_epi16(w, a)) })
     }
     #[inline(always)]
     fn flush(self, sum: __m256i, p: __m256i, scale: __m256i) -> __m256i {
-        with!(_mm256_add_epi32(sum, _mm256_madd_epi16(p, scale)))
+        with!(_mm256_add_epi32(sum, if VNNI { _mm256_mullo_epi32(p, scale) } else { _mm256_madd_epi16(p, scale) }))
     }
     #[inline(always)]
     fn part_to_i(self, p: __m256i) -> __m256i {
-        with!(_mm256_madd_epi16(p, _mm256_set1_epi16(1)))
+        if VNNI { p } else { with!(_mm256_madd_epi16(p, _mm256_set1_epi16(1))) }
     }
     #[inline(always)]
-    fn bias8(self, w: __m256i) -> __m256i {
-        w
+    fn flip(self, w: __m256i, bits: u8) -> __m256i {
+        with!(_mm256_xor_si256(w, _mm256_set1_epi8(bits as i8)))
     }
     #[inline(always)]
     fn prep8(self, w: __m256i) -> (__m256i, __m256i) {
-        with!((_mm256_abs_epi8(w), w))
+        with!((if VNNI { w } else { _mm256_abs_epi8(w) }, w))
     }
     #[inline(always)]
     fn dot8(self, sum: __m256i, w: (__m256i, __m256i), a: __m256i) -> __m256i {
-        // |w| <= 128 and |a| <= 127, so a pair of products is at most 32512.
-        with!(_mm256_add_epi32(sum, self.part_to_i(_mm256_maddubs_epi16(w.0, _mm256_sign_epi8(a, w.1)))))
+        with! {
+            if VNNI {
+                return _mm256_dpbusd_avx_epi32(sum, w.0, a);
+            }
+            // |w| <= 128 and |a| <= 127, so a pair of products is at most 32512.
+            _mm256_add_epi32(sum, self.part_to_i(_mm256_maddubs_epi16(w.0, _mm256_sign_epi8(a, w.1))))
+        }
     }
 
     #[inline(always)]
@@ -237,15 +254,21 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn first(self, w: __m256i) -> __m256i {
+        if VNNI {
+            return with!(_mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(w)));
+        }
         with!(_mm256_shuffle_epi8(w, _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13))))
     }
     #[inline(always)]
     fn second(self, w: __m256i) -> __m256i {
+        if VNNI {
+            return with!(_mm256_srai_epi32::<16>(w));
+        }
         with!(_mm256_shuffle_epi8(w, _mm256_broadcastsi128_si256(_mm_setr_epi8(2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15))))
     }
     #[inline(always)]
     fn madd(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
-        with!(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b)))
+        with!(if VNNI { _mm256_dpwssd_avx_epi32(sum, a, b) } else { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) })
     }
     #[inline(always)]
     fn prefetch(self, p: *const u8) {

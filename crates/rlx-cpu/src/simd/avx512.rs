@@ -208,8 +208,8 @@ impl Simd for Avx512 {
         p
     }
     #[inline(always)]
-    fn bias8(self, w: __m512i) -> __m512i {
-        with!(_mm512_xor_si512(w, _mm512_set1_epi8(Self::I8_BIAS as i8)))
+    fn flip(self, w: __m512i, bits: u8) -> __m512i {
+        with!(_mm512_xor_si512(w, _mm512_set1_epi8(bits as i8)))
     }
     #[inline(always)]
     fn prep8(self, w: __m512i) -> __m512i {

@@ -4,8 +4,11 @@
 //! for the chosen [`Level`]. Implementations are zero-sized tokens that exist only where the processor has the
 //! instructions, so arithmetic methods are safe; only loads and stores through pointers are not.
 //!
-//! [`Scalar`] is the meaning of every method, in plain arrays. It exists with 8 lanes (the layout of [`Avx2`]) and
-//! with 16 (the layout of [`Avx512`]), so that kernels over the wide layout are tested on any machine.
+//! [`Scalar`] is the meaning of every method, in plain arrays. It runs with 8 lanes (the layout of `Avx2<true>`) and
+//! with 16 (the layout of [`Avx512`]), so that kernels over layouts of rarer processors are tested on any machine.
+//!
+//! Every level compiles a kernel anew. So levels that differ from another one only in products of bytes
+//! ([`Level::base`]) have only these kernels of their own, which [`dispatch_int8`] runs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -182,8 +185,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn flush(self, sum: Self::I, p: Self::Part, scale: Self::Scale) -> Self::I;
     /// `part`, as i32.
     fn part_to_i(self, p: Self::Part) -> Self::I;
-    /// Adds [`I8_BIAS`](Simd::I8_BIAS) to signed weights that are being packed.
-    fn bias8(self, w: Self::B) -> Self::B;
+    /// `w ^ bits` of each byte: adds 128 to signed weights that are being packed, or leaves them.
+    fn flip(self, w: Self::B, bits: u8) -> Self::B;
     /// Weights of [`dot8`](Simd::dot8): i8, plus [`I8_BIAS`](Simd::I8_BIAS).
     fn prep8(self, w: Self::B) -> Self::W8;
     /// Adds, lane by lane, the four products of weights (with their bias) and activations (-127..=127).
@@ -251,12 +254,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Level {
-    /// Plain Rust, any processor.
+    /// Plain Rust, any processor, over the layout of [`Level::AvxVnni`].
     Scalar,
     /// Plain Rust over the 16-lane layout of [`Level::Avx512`]. It exists to test that layout's kernels anywhere.
     ScalarWide,
     /// AVX2, FMA, F16C.
     Avx2,
+    /// [`Level::Avx2`] with AVX-VNNI.
+    AvxVnni,
     /// AVX-512 F, BW, VL, DQ, VNNI.
     Avx512,
     /// Armv8.2 NEON with dot products.
@@ -264,16 +269,25 @@ pub enum Level {
 }
 
 impl Level {
+    /// Every level, of one architecture the slower first; [`Level::Scalar`] is where each processor ends.
+    pub const ALL: [Level; 6] = [Level::ScalarWide, Level::Scalar, Level::Avx2, Level::AvxVnni, Level::Avx512, Level::Neon];
+
     /// Every level that this processor can run, slowest first; [`Level::ScalarWide`] among them.
     pub fn available() -> Vec<Level> {
-        let all = [Level::Scalar, Level::ScalarWide, Level::Avx2, Level::Avx512, Level::Neon];
-        all.into_iter().filter(|l| l.is_available()).collect()
+        Level::ALL.into_iter().filter(|l| l.is_available()).collect()
     }
 
     /// The fastest level that this processor can run.
     pub fn detect() -> Level {
-        let best = [Level::Avx512, Level::Avx2, Level::Neon];
-        best.into_iter().find(|l| l.is_available()).unwrap_or(Level::Scalar)
+        Level::ALL.into_iter().rfind(|l| l.is_available()).unwrap_or(Level::Scalar)
+    }
+
+    /// The level whose kernels this one uses for all but products of bytes: itself, where it has its own.
+    pub const fn base(self) -> Level {
+        match self {
+            Level::AvxVnni => Level::Avx2,
+            level => level,
+        }
     }
 
     /// Whether this processor can run the level.
@@ -281,7 +295,9 @@ impl Level {
         match self {
             Level::Scalar | Level::ScalarWide => true,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => Avx2::new().is_some(),
+            Level::Avx2 => Avx2::<false>::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni => Avx2::<true>::new().is_some(),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => Avx512::new().is_some(),
             #[cfg(target_arch = "aarch64")]
@@ -294,7 +310,7 @@ impl Level {
     /// Lanes of 32 bits.
     pub const fn lanes(self) -> usize {
         match self {
-            Level::Scalar | Level::Avx2 => 8,
+            Level::Scalar | Level::Avx2 | Level::AvxVnni => 8,
             Level::ScalarWide | Level::Avx512 => 16,
             Level::Neon => 4,
         }
@@ -303,15 +319,15 @@ impl Level {
     /// [`Simd::I8_BIAS`].
     pub const fn i8_bias(self) -> u8 {
         match self {
-            Level::Scalar | Level::Avx2 | Level::Neon => 0,
-            Level::ScalarWide | Level::Avx512 => 128,
+            Level::Avx2 | Level::Neon => 0,
+            Level::Scalar | Level::ScalarWide | Level::AvxVnni | Level::Avx512 => 128,
         }
     }
 
     /// [`Simd::TILE`].
     pub const fn tile(self) -> usize {
         match self {
-            Level::Scalar | Level::Avx2 => 4,
+            Level::Scalar | Level::Avx2 | Level::AvxVnni => 4,
             Level::ScalarWide | Level::Avx512 | Level::Neon => 8,
         }
     }
@@ -322,6 +338,7 @@ impl Level {
             Level::Scalar => "scalar",
             Level::ScalarWide => "scalar16",
             Level::Avx2 => "avx2",
+            Level::AvxVnni => "avxvnni",
             Level::Avx512 => "avx512",
             Level::Neon => "neon",
         }
@@ -338,9 +355,11 @@ impl FromStr for Level {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let all = [Level::Scalar, Level::ScalarWide, Level::Avx2, Level::Avx512, Level::Neon];
-        let found = all.into_iter().find(|l| l.name() == s);
-        found.ok_or_else(|| format!("unknown instruction set `{s}` (one of scalar, avx2, avx512, neon)"))
+        let found = Level::ALL.into_iter().find(|l| l.name() == s);
+        found.ok_or_else(|| {
+            let names: Vec<&str> = Level::ALL.into_iter().filter(|l| *l != Level::ScalarWide).map(Level::name).collect();
+            format!("unknown instruction set `{s}` (one of {})", names.join(", "))
+        })
     }
 }
 
@@ -352,13 +371,13 @@ pub trait Kernel {
     fn run<S: Simd>(self, s: S) -> Self::Out;
 }
 
-/// Runs `kernel` with the instructions of `level`.
+/// Runs `kernel` with the instructions of [`Level::base`], so with its [`Simd::I8_BIAS`].
 ///
 /// # Panics
 /// When the processor lacks them.
 #[inline]
 pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
-    match level {
+    match level.base() {
         Level::Scalar => scalar8(kernel),
         Level::ScalarWide => scalar16(kernel),
         #[cfg(target_arch = "x86_64")]
@@ -372,12 +391,25 @@ pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
     }
 }
 
+/// Runs a kernel of products of bytes with all instructions of `level`.
+///
+/// # Panics
+/// When the processor lacks them.
+#[inline]
+pub fn dispatch_int8<K: Kernel>(level: Level, kernel: K) -> K::Out {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::AvxVnni => avx2::enter_vnni(kernel, Avx2::new().expect("the processor has AVX-VNNI")),
+        _ => dispatch(level, kernel),
+    }
+}
+
 #[inline(never)]
 fn scalar8<K: Kernel>(kernel: K) -> K::Out {
-    kernel.run(Scalar::<8>)
+    kernel.run(Scalar::<8, 128>)
 }
 
 #[inline(never)]
 fn scalar16<K: Kernel>(kernel: K) -> K::Out {
-    kernel.run(Scalar::<16>)
+    kernel.run(Scalar::<16, 128>)
 }

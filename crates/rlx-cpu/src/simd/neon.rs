@@ -225,8 +225,8 @@ impl Simd for Neon {
         p
     }
     #[inline(always)]
-    fn bias8(self, w: Self::B) -> Self::B {
-        w
+    fn flip(self, w: Self::B, bits: u8) -> Self::B {
+        with!(veorq_u8(w, vdupq_n_u8(bits)))
     }
     #[inline(always)]
     fn prep8(self, w: Self::B) -> Self::W8 {

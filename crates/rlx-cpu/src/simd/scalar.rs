@@ -4,10 +4,10 @@ use super::Simd;
 use half::{bf16, f16};
 use std::array::from_fn;
 
-/// `L` lanes: 8 with the constants of [`Avx2`](super::Level::Avx2), 16 with those of
-/// [`Avx512`](super::Level::Avx512), 4 with those of [`Neon`](super::Level::Neon).
+/// `L` lanes, 8-bit weights with a bias of `BIAS`: 8 and 128 as [`AvxVnni`](super::Level::AvxVnni), 16 and 128 as
+/// [`Avx512`](super::Level::Avx512), 8 and 0 as [`Avx2`](super::Level::Avx2), 4 and 0 as [`Neon`](super::Level::Neon).
 #[derive(Clone, Copy, Debug)]
-pub struct Scalar<const L: usize>;
+pub struct Scalar<const L: usize, const BIAS: u8>;
 
 /// Runs `body`, which only reads or writes through pointers that the method's caller vouches for.
 macro_rules! raw {
@@ -21,12 +21,12 @@ fn quad<const L: usize>(w: [[u8; 4]; L], a: [[u8; 4]; L], lane: usize, weight: i
     (0..4).map(|i| weight(w[lane][i]) * i32::from(a[lane][i] as i8)).sum()
 }
 
-impl<const L: usize> Simd for Scalar<L> {
+impl<const L: usize, const BIAS: u8> Simd for Scalar<L, BIAS> {
     const LANES: usize = L;
     const TILE: usize = if L == 8 { 4 } else { 8 };
-    const U5_DOTS: usize = if L == 8 { 4 } else { 8 };
-    const U6_DOTS: usize = if L == 8 { 2 } else { 4 };
-    const I8_BIAS: u8 = if L == 16 { 128 } else { 0 };
+    const U5_DOTS: usize = if L == 8 && BIAS == 0 { 4 } else { 8 };
+    const U6_DOTS: usize = Self::U5_DOTS / 2;
+    const I8_BIAS: u8 = BIAS;
 
     type F = [f32; L];
     type I = [i32; L];
@@ -184,8 +184,8 @@ impl<const L: usize> Simd for Scalar<L> {
         p
     }
     #[inline(always)]
-    fn bias8(self, w: Self::B) -> Self::B {
-        w.map(|bytes| bytes.map(|b| b ^ Self::I8_BIAS))
+    fn flip(self, w: Self::B, bits: u8) -> Self::B {
+        w.map(|bytes| bytes.map(|b| b ^ bits))
     }
     #[inline(always)]
     fn prep8(self, w: Self::B) -> Self::W8 {

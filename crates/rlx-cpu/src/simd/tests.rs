@@ -100,12 +100,14 @@ impl Kernel for Observe {
 fn every_level_agrees_with_scalar() {
     for level in Level::available() {
         for seed in 1..200 {
-            let want = match level.lanes() {
-                4 => Observe { seed }.run(Scalar::<4>),
-                8 => Observe { seed }.run(Scalar::<8>),
-                _ => Observe { seed }.run(Scalar::<16>),
+            let want = match (level.lanes(), level.i8_bias()) {
+                (4, 0) => Observe { seed }.run(Scalar::<4, 0>),
+                (8, 0) => Observe { seed }.run(Scalar::<8, 0>),
+                (8, 128) => Observe { seed }.run(Scalar::<8, 128>),
+                (16, 128) => Observe { seed }.run(Scalar::<16, 128>),
+                other => panic!("{level} has {other:?}, which no `Scalar` stands for"),
             };
-            assert_eq!(dispatch(level, Observe { seed }), want, "{level}, seed {seed}");
+            assert_eq!(dispatch_int8(level, Observe { seed }), want, "{level}, seed {seed}");
         }
     }
 }
@@ -121,8 +123,33 @@ fn constants_of_levels_are_those_of_their_types() {
         }
     }
     for level in Level::available() {
-        assert_eq!(dispatch(level, Constants), (level.lanes(), level.i8_bias(), level.tile()), "{level}");
+        assert_eq!(dispatch_int8(level, Constants), (level.lanes(), level.i8_bias(), level.tile()), "{level}");
+        let base = level.base();
+        assert_eq!(dispatch(level, Constants), (base.lanes(), base.i8_bias(), base.tile()), "{level}");
+        // Prepared activations and packed groups pass between the two.
+        assert_eq!((level.lanes(), level.tile()), (base.lanes(), base.tile()), "{level}");
     }
+}
+
+#[test]
+fn levels_are_read_by_their_names_and_stand_on_available_ones() {
+    for level in Level::ALL {
+        assert_eq!(level.name().parse(), Ok(level));
+        assert_eq!(level.base().base(), level.base());
+        assert!(!level.is_available() || level.base().is_available(), "{level}");
+    }
+    assert!(Level::available().contains(&Level::detect()) && Level::detect() != Level::ScalarWide);
+    let e = "avx".parse::<Level>().unwrap_err();
+    assert_eq!(e, "unknown instruction set `avx` (one of scalar, avx2, avxvnni, avx512, neon)");
+}
+
+/// The manual: bit 4 of EAX of leaf 7, subleaf 1.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn avx_vnni_is_found_where_the_processor_announces_it() {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    let announced = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).eax >= 1 && __cpuid_count(7, 1).eax >> 4 & 1 == 1;
+    assert_eq!(Level::AvxVnni.is_available(), announced && Level::Avx2.is_available());
 }
 
 #[test]
@@ -150,7 +177,7 @@ fn extreme_codes_and_activations_do_not_overflow_a_part() {
     }
     for level in Level::available() {
         let expected = [-127.0 * 4.0 * 8.0 * 15.0, -127.0 * 4.0 * 31.0, -127.0 * 4.0 * 63.0, 127.0 * 4.0 * 128.0];
-        assert_eq!(dispatch(level, Extremes), expected, "{level}");
+        assert_eq!(dispatch_int8(level, Extremes), expected, "{level}");
     }
 }
 
