@@ -235,9 +235,9 @@ impl Program for CpuProgram {
         let used = weights.use_in_run(&mut team);
         team.run(&|w, barrier| {
             for steps in phases {
-                let stages = steps.iter().map(|s| s.stages()).max().unwrap_or(0);
+                let stages = steps.iter().map(|s| s.stages(&frame)).max().unwrap_or(0);
                 for stage in 0..stages {
-                    steps.iter().filter(|s| stage < s.stages()).for_each(|s| s.run(&frame, stage, w));
+                    steps.iter().filter(|s| stage < s.stages(&frame)).for_each(|s| s.run(&frame, stage, w));
                     barrier.wait();
                 }
             }

@@ -115,8 +115,8 @@ impl<'a> Frame<'a> {
 
 /// A step of a program: one node, in one or more stages with a barrier between them.
 pub(crate) trait Step: Send + Sync {
-    /// Number of stages.
-    fn stages(&self) -> usize {
+    /// Number of stages, the same in all threads.
+    fn stages(&self, _: &Frame<'_>) -> usize {
         1
     }
     /// Does this thread's share of a stage.

@@ -31,6 +31,41 @@ impl Worker {
     }
 }
 
+/// Items that the threads of a team divide as they go: most of them beforehand, the others to whoever is done first.
+/// Where processors are shared with other work, or differ, equal shares would all wait for the slowest.
+#[derive(Default)]
+pub(crate) struct Claims {
+    next: AtomicUsize,
+    done: AtomicUsize,
+}
+
+impl Claims {
+    /// Of eight items, how many are divided beforehand.
+    const BEFOREHAND: usize = 6;
+
+    /// This thread's ranges of `n` items.  Every thread of the team runs its iterator to the end, then meets the others
+    /// at a barrier before the claims are used again.
+    pub fn share(&self, w: Worker, n: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let fixed = if w.nth == 1 { n } else { n * Self::BEFOREHAND / 8 };
+        std::iter::once(w.share(fixed)).chain(std::iter::from_fn(move || self.claim(w.nth, n - fixed, fixed))).filter(|r| !r.is_empty())
+    }
+
+    /// The next of `n` items from `first`; the last thread to find none left leaves the claims as they were.
+    fn claim(&self, nth: usize, n: usize, first: usize) -> Option<std::ops::Range<usize>> {
+        let piece = |at: usize| ((n - at) / (2 * nth)).max(1);
+        match self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| (at < n).then(|| at + piece(at))) {
+            Ok(at) => Some(first + at..first + at + piece(at)),
+            Err(_) => {
+                if self.done.fetch_add(1, Ordering::AcqRel) + 1 == nth {
+                    self.done.store(0, Ordering::Relaxed);
+                    self.next.store(0, Ordering::Relaxed);
+                }
+                None
+            }
+        }
+    }
+}
+
 /// A counter that threads wait on: spin, then sleep.
 #[derive(Default)]
 struct Event {
@@ -243,6 +278,42 @@ mod tests {
                 });
             }
         }
+    }
+
+    #[test]
+    fn claims_give_every_item_to_one_thread_in_every_round() {
+        for n in [1, 2, 3, 5] {
+            let (mut team, claims) = (Team::new(n).unwrap(), Claims::default());
+            for items in [0, 1, 2, 7, 32, 33, 200] {
+                let taken: Vec<AtomicU64> = (0..items).map(|_| AtomicU64::new(0)).collect();
+                for round in 1..20 {
+                    team.run(&|w, b| {
+                        for i in claims.share(w, items).flatten() {
+                            taken[i].fetch_add(1, Ordering::Relaxed);
+                        }
+                        b.wait();
+                    });
+                    assert!(taken.iter().all(|t| t.load(Ordering::Relaxed) == round), "{n} threads, {items} items");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_faster_claims_more() {
+        let (mut team, claims) = (Team::new(2).unwrap(), Claims::default());
+        let items = [AtomicU64::new(0), AtomicU64::new(0)];
+        team.run(&|w, b| {
+            b.wait();
+            for some in claims.share(w, 64) {
+                items[w.ith].fetch_add(some.len() as u64, Ordering::Relaxed);
+                if w.ith == 1 {
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                }
+            }
+        });
+        let [fast, slow] = items.map(AtomicU64::into_inner);
+        assert!(fast + slow == 64 && fast > slow, "{fast} and {slow}");
     }
 
     #[test]

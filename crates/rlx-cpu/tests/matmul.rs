@@ -4,7 +4,8 @@ mod levels;
 
 use half::{bf16, f16};
 use levels::levels;
-use rlx_cpu::matmul::{ActForm, Matmul, Mode, Output, WeightType};
+use rlx_cpu::matmul::{ActForm, ActSpec, Matmul, Mode, Output, WeightType};
+use rlx_cpu::memory::Buffer;
 use rlx_cpu::simd::Level;
 use rlx_gguf::blocks::{Affine, BlockFormat, Fp8, ScaleType};
 
@@ -41,7 +42,7 @@ fn fast() -> Vec<BlockFormat> {
 /// Elements that share a scale when activations are quantised, or `None`.
 fn activation_block(form: ActForm) -> Option<usize> {
     match form {
-        ActForm::F32 => None,
+        ActForm::F32 | ActForm::Tiles(_) => None,
         ActForm::Q8Block(len) => Some(len),
         ActForm::Q8Super256 => Some(256),
     }
@@ -83,19 +84,28 @@ impl Weight {
     /// Runs the product as two threads would, and returns `[m, n]`.
     fn product(&self, mode: Mode, level: Level, x: &[f32], m: usize) -> Vec<f32> {
         let mm = Matmul::new(self.ty, mode, level, self.n, self.k);
-        let data = self.memory(&mm);
-        let spec = mm.activation();
-        let mut act = vec![0xaa; spec.bytes(m)];
+        let got = self.product_of(&mm, mm.activation_of(m), x, m);
+        if mm.activation_of(m) != mm.activation() {
+            let other = self.product_of(&mm, mm.activation(), x, m);
+            assert!(got.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits()), "{:?} {level}: forms of activations differ", self.ty);
+        }
+        got
+    }
+
+    fn product_of(&self, mm: &Matmul, spec: ActSpec, x: &[f32], m: usize) -> Vec<f32> {
+        let data = self.memory(mm);
+        let mut act = Buffer::zeroed(spec.bytes(m));
+        act.bytes_mut().fill(0xaa);
         let (stride, col) = (self.n + 3, 2);
         let mut y = vec![f32::NAN; m * stride];
         for ith in 0..2 {
             // SAFETY: `act` has the specification's size.
-            unsafe { spec.prepare(x, m, act.as_mut_ptr(), ith, 2) };
+            unsafe { spec.prepare(x, m, act.ptr(), ith, 2) };
         }
         for ith in 0..2 {
             let out = Output { ptr: y.as_mut_ptr(), stride, col };
             // SAFETY: `y` holds `m` rows of `col + n` elements.
-            unsafe { mm.run(&data, x, &act, m, mm.share(ith, 2), out) };
+            unsafe { mm.run(&data, x, act.bytes(), m, mm.share(ith, 2), out) };
         }
         for row in y.chunks_exact(stride) {
             let outside = [row[0], row[1], row[stride - 1]];

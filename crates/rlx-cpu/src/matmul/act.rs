@@ -11,6 +11,7 @@
 //!
 //! Scales are `max|x| / 127`, numbers are rounded to nearest even.
 
+use super::panel;
 use crate::simd::{Kernel, Level, Simd, dispatch};
 use std::ops::Range;
 
@@ -19,6 +20,8 @@ use std::ops::Range;
 pub enum ActForm {
     /// As they are; nothing is prepared.
     F32,
+    /// f32 in the order in which products of many rows read them, in blocks of so many rows ([`super::panel`]).
+    Tiles(usize),
     /// int8 with a scale per 32, 64 or 128.
     Q8Block(usize),
     /// int8 with a scale per 256, and the sums that K-quants need.
@@ -64,6 +67,7 @@ impl ActSpec {
     pub(super) fn record(self) -> (usize, usize) {
         match self.form {
             ActForm::F32 => (1, 0),
+            ActForm::Tiles(_) => (1, 4),
             ActForm::Q8Block(len) => (len, block::bytes(len)),
             ActForm::Q8Super256 => (256, s256::BYTES),
         }
@@ -79,7 +83,7 @@ impl ActSpec {
     /// `act`; they have to be complete before [`Matmul::run`](super::Matmul::run) reads it.
     ///
     /// # Safety
-    /// `act` is writable for [`ActSpec::bytes`], and touched meanwhile by nothing but the other shares.
+    /// `act` is writable for [`ActSpec::bytes`], aligned for floats, and touched meanwhile by nothing but the other shares.
     ///
     /// # Panics
     /// When `x` is too short.
@@ -89,6 +93,10 @@ impl ActSpec {
             return;
         }
         assert!(x.len() >= m * self.k, "{} activations, not {m} rows of {}", x.len(), self.k);
+        if let ActForm::Tiles(block) = self.form {
+            // SAFETY: the length is checked; the bytes are the caller's promise.
+            return unsafe { panel::prepare(self.level, x.as_ptr(), m, self.k, block, act.cast(), ith, nth) };
+        }
         let n_blocks = self.k / len;
         let n = m * n_blocks;
         let mut at = n * ith / nth;
@@ -108,9 +116,10 @@ impl ActSpec {
     /// As for [`ActSpec::prepare`].
     ///
     /// # Panics
-    /// When `x` is too short.
+    /// When `x` is too short, or the form is [`ActForm::Tiles`], of several rows together.
     pub unsafe fn prepare_row(self, x: &[f32], row: usize, m: usize, act: *mut u8) {
         let (len, bytes) = self.record();
+        assert!(!matches!(self.form, ActForm::Tiles(_)), "rows of tiles are prepared together");
         if bytes > 0 {
             assert!(x.len() >= self.k && row < m, "row {row} of {m}, {} activations of {}", x.len(), self.k);
             // SAFETY: the records are within the bytes that the caller vouches for.
@@ -183,7 +192,7 @@ impl Kernel for Quantise {
             unsafe {
                 let to = self.to.add(b * self.step);
                 match self.form {
-                    ActForm::F32 => {}
+                    ActForm::F32 | ActForm::Tiles(_) => {}
                     ActForm::Q8Block(len) => {
                         let x = self.x.add(len * b);
                         let (d, sums) = match len {

@@ -13,27 +13,29 @@ use std::ops::Range;
 /// Rows of the weight that work is split by among threads.
 pub(super) const ROWS: usize = 4;
 /// Most activation rows for which weights are widened in registers rather than turned into panels.
-const IN_REGISTERS: usize = 24;
+pub(super) const IN_REGISTERS: usize = 24;
 /// How far before its use a single row's pass over the weights asks for memory, in bytes.
 const AHEAD: usize = 2048;
 
-/// Multiplies `m` rows `x` of `k` elements with the weight's `rows`, where there are many in blocks of `act_bytes`.
+/// Multiplies `m` rows `x` of `k` elements with the weight's `rows`, where there are many in blocks of `block`, whose tiles
+/// may be prepared.
 ///
 /// # Safety
-/// `w` holds all of these rows, `x` is `m * k` long, and the output belongs to the caller.
+/// `w` holds all of these rows, `x` and the tiles are `m * k` long, and the output belongs to the caller.
 pub(super) unsafe fn run(
     level: Level,
     ty: WeightType,
-    act_bytes: usize,
+    block: usize,
     w: &[u8],
     x: &[f32],
+    tiles: Option<*const f32>,
     m: usize,
     k: usize,
     rows: Range<usize>,
     y: Output,
 ) {
     let job = Job { w: w.as_ptr(), row_bytes: ty.row_bytes(k), x: x.as_ptr(), k, y };
-    if m <= IN_REGISTERS {
+    if m <= IN_REGISTERS || k == 0 {
         match ty {
             WeightType::F32 => return dispatch(level, InRegisters::<F32> { job, m, rows, element: PhantomData }),
             WeightType::F16 => return dispatch(level, InRegisters::<F16> { job, m, rows, element: PhantomData }),
@@ -42,7 +44,7 @@ pub(super) unsafe fn run(
         }
     }
     // SAFETY: the caller's promise.
-    unsafe { panel::run(level, ty, act_bytes, job, m, rows) }
+    unsafe { panel::run(level, ty, block, job, tiles, m, rows) }
 }
 
 /// Widens the elements of part of a row, or dequantises its blocks, exactly.

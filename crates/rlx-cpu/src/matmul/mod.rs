@@ -174,6 +174,17 @@ impl Matmul {
         ActSpec { form: self.layout.act_form(), level: self.level, k: self.k }
     }
 
+    /// The form of `m` rows of activations that [`Matmul::run`] reads fastest: where many rows are multiplied with the
+    /// file's bytes, it lays them out itself, for every range of groups anew, unless they are prepared in this form.
+    pub fn activation_of(&self, m: usize) -> ActSpec {
+        match self.activation() {
+            spec if self.is_raw() && m > dense::IN_REGISTERS => {
+                ActSpec { form: ActForm::Tiles(panel::block_rows(self.blocks.act)), ..spec }
+            }
+            spec => spec,
+        }
+    }
+
     /// The groups that thread `ith` of `nth` computes.
     pub fn share(&self, ith: usize, nth: usize) -> Range<usize> {
         let n = self.n_groups();
@@ -231,7 +242,8 @@ impl Matmul {
     /// Computes the output columns of `groups` for all `m` rows of activations.
     ///
     /// `w`: the whole weight in memory. `x`: the activations, `m` rows of `k`; read where the form is
-    /// [`ActForm::F32`]. `act`: what [`ActSpec::prepare`] of [`Matmul::activation`] left; read for the other forms.
+    /// [`ActForm::F32`]. `act`: what [`ActSpec::prepare`] of [`Matmul::activation`] or of [`Matmul::activation_of`] left;
+    /// read for the other forms.
     ///
     /// # Safety
     /// `y` is writable for `m` rows of these columns, and nobody else touches them meanwhile.
@@ -248,8 +260,10 @@ impl Matmul {
             Layout::Raw => {
                 assert!(x.len() >= m * self.k, "{} activations, not {m} rows of {}", x.len(), self.k);
                 let rows = groups.start * dense::ROWS..self.n.min(groups.end * dense::ROWS);
+                let spec = self.activation_of(m);
+                let tiles = (spec.bytes(m) > 0 && act.len() >= spec.bytes(m)).then(|| act.as_ptr().cast());
                 // SAFETY: the lengths are checked above; `y` is the caller's promise.
-                unsafe { dense::run(self.level, self.ty, self.blocks.act, w, x, m, self.k, rows, y) }
+                unsafe { dense::run(self.level, self.ty, panel::block_rows(self.blocks.act), w, x, tiles, m, self.k, rows, y) }
             }
             layout => {
                 let job = self.job(layout, w, act, m, y);

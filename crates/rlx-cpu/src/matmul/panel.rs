@@ -19,8 +19,6 @@ const PANEL: usize = 2;
 const DEPTH: usize = 256;
 /// Floats of a cache line.
 const LINE: usize = 16;
-/// The widest vector's lanes: what a tile's last store may write past it.
-const SPILL: usize = 16;
 
 /// Working memory of a thread, in floats.
 #[derive(Default)]
@@ -29,8 +27,25 @@ struct Room {
     wide: Vec<f32>,
     /// `[DEPTH][PANEL * LANES]`, from the first cache line that begins in it.
     panel: Vec<f32>,
-    /// Tiles of a block of activation rows.
+    /// Tiles of a piece of a block of activation rows, where they were not prepared for all threads.
     tiles: Vec<f32>,
+}
+
+/// Activation rows of a block of so many bytes.
+pub(super) fn block_rows(act_bytes: usize) -> usize {
+    (act_bytes / (4 * DEPTH)).max(1)
+}
+
+/// The pieces of `m` rows of `k` elements in blocks of `block` rows, as (rows, elements): a piece's tiles are stored one
+/// after the other, and begin at element [`place`].
+fn pieces(m: usize, k: usize, block: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let rows = (0..m).step_by(block).map(move |m0| m0..m.min(m0 + block));
+    rows.flat_map(move |rows| (0..k).step_by(DEPTH).map(move |k0| (rows.clone(), k0..k.min(k0 + DEPTH))))
+}
+
+/// Where the tiles of a piece of rows of `k` elements begin among those of all.
+fn place(rows: &Range<usize>, elements: &Range<usize>, k: usize) -> usize {
+    rows.start * k + rows.len() * elements.start
 }
 
 /// Activation rows of the next tile, where `left` are left: sums, a step of the panel and an activation fill 16 or 32
@@ -44,81 +59,107 @@ fn tile_rows(left: usize, lanes: usize) -> usize {
     }
 }
 
-/// Multiplies all `m` activation rows with the weight's `rows`, in blocks of `act_bytes` of activations.
+/// Lays out the share of thread `ith` of `nth` of the tiles of `m` rows `x` of `k` elements.
 ///
 /// # Safety
-/// The job's operands are valid for them, and the output belongs to the caller.
-pub(super) unsafe fn run(level: Level, ty: WeightType, act_bytes: usize, job: Job, m: usize, rows: Range<usize>) {
+/// `x` is readable for the rows and `to` writable for as many floats, and nobody else touches this share.
+pub(super) unsafe fn prepare(level: Level, x: *const f32, m: usize, k: usize, block: usize, to: *mut f32, ith: usize, nth: usize) {
+    let mut turn = ith;
+    for (rows, elements) in pieces(m, k, block) {
+        // SAFETY: the caller's promise; the pieces' places are within the tiles.
+        let to = unsafe { to.add(place(&rows, &elements, k)) };
+        turn = dispatch(level, Tiles { x, m, k, rows, elements, to, turn, nth });
+    }
+}
+
+/// Multiplies all `m` activation rows with the weight's `rows`, in blocks of `block` activation rows, whose tiles are
+/// [prepared](prepare), or laid out here.
+///
+/// # Safety
+/// The job's operands and the tiles are valid for them, and the output belongs to the caller.
+pub(super) unsafe fn run(level: Level, ty: WeightType, block: usize, job: Job, prepared: Option<*const f32>, m: usize, rows: Range<usize>) {
     thread_local! {
         static ROOM: RefCell<Room> = RefCell::default();
     }
     let width = PANEL * level.lanes();
-    let block = (act_bytes / (4 * DEPTH)).clamp(1, m);
-    ROOM.with_borrow_mut(|Room { wide, panel, tiles }| {
+    ROOM.with_borrow_mut(|Room { wide, panel, tiles: own }| {
         wide.resize(level.lanes() * DEPTH, 0.0);
         panel.resize(width * DEPTH + LINE, 0.0);
         let begin = panel.as_ptr().align_offset(4 * LINE);
         let panel = &mut panel[begin..];
-        tiles.resize(block * DEPTH + SPILL, 0.0);
-        for m0 in (0..m).step_by(block) {
-            let now = m0..m.min(m0 + block);
-            for k0 in (0..job.k).step_by(DEPTH) {
-                let k = k0..job.k.min(k0 + DEPTH);
-                dispatch(level, Tiles { job, m, now: now.clone(), k: k.clone(), tiles });
-                for row in rows.clone().step_by(width) {
-                    let n = width.min(rows.end - row);
-                    dispatch(level, Fill { ty, job, row, n, k: k.clone(), wide, panel });
-                    let next = Next::after(ty, &job, row + width..rows.end.min(row + 2 * width), &k);
-                    dispatch(level, Multiply { panel, tiles, m: now.clone(), k: k.clone(), row, n, job, next });
+        for (now, k) in pieces(m, job.k, block) {
+            let tiles = match prepared {
+                // SAFETY: the caller's promise.
+                Some(tiles) => unsafe { tiles.add(place(&now, &k, job.k)) },
+                None => {
+                    own.resize(now.len() * k.len(), 0.0);
+                    let to = own.as_mut_ptr();
+                    dispatch(level, Tiles { x: job.x, m, k: job.k, rows: now.clone(), elements: k.clone(), to, turn: 0, nth: 1 });
+                    to.cast_const()
                 }
+            };
+            for row in rows.clone().step_by(width) {
+                let n = width.min(rows.end - row);
+                dispatch(level, Fill { ty, job, row, n, k: k.clone(), wide, panel });
+                let next = Next::after(ty, &job, row + width..rows.end.min(row + 2 * width), &k);
+                dispatch(level, Multiply { panel, tiles, m: now.clone(), k: k.clone(), row, n, job, next });
             }
         }
     });
 }
 
-/// Lays out elements `k` of activation rows `now`, of `m` that there are, in tiles.
-struct Tiles<'a> {
-    job: Job,
+/// Lays out every `nth` tile from `turn` on of `elements` of activation rows `rows`, of `m` of `k` elements that there
+/// are. Returns the turn of the next piece's tiles.
+struct Tiles {
+    x: *const f32,
     m: usize,
-    now: Range<usize>,
-    k: Range<usize>,
-    tiles: &'a mut [f32],
+    k: usize,
+    rows: Range<usize>,
+    elements: Range<usize>,
+    to: *mut f32,
+    turn: usize,
+    nth: usize,
 }
 
-impl Kernel for Tiles<'_> {
-    type Out = ();
+impl Kernel for Tiles {
+    type Out = usize;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let (len, mut row) = (self.k.len(), self.now.start);
-        assert!(self.tiles.len() >= self.now.len() * len + SPILL, "room of the tiles");
-        let mut out = self.tiles.as_mut_ptr();
-        while row < self.now.end {
-            let t = tile_rows(self.now.end - row, S::LANES);
-            // SAFETY: `run` was promised `m` rows of activations; the tiles' elements are within the room, and what is
-            // stored past one belongs to the next, written after it, or to the spill.
-            unsafe {
-                let x = self.job.x.add(row * self.job.k + self.k.start);
-                if len % 8 == 0 && row + t.next_multiple_of(S::LANES) <= self.m {
-                    for i in (0..len).step_by(8) {
+    fn run<S: Simd>(self, s: S) -> usize {
+        let (len, mut row, mut turn) = (self.elements.len(), self.rows.start, self.turn);
+        while row < self.rows.end {
+            let t = tile_rows(self.rows.end - row, S::LANES);
+            if turn == 0 {
+                // SAFETY: the caller was promised `m` rows of activations and room for the tiles of `rows`.
+                unsafe {
+                    let x = self.x.add(row * self.k + self.elements.start);
+                    let out = self.to.add((row - self.rows.start) * len);
+                    // Rows are read and stored by whole vectors: what is stored past a step is written again by the next,
+                    // so the last steps, whose vectors would end past the tile, are not of these.
+                    let vectors = t.next_multiple_of(S::LANES);
+                    let whole = match (len * t).checked_sub(vectors) {
+                        Some(last) if row + vectors <= self.m => (last / t + 1) / 8 * 8,
+                        _ => 0,
+                    };
+                    for i in (0..whole).step_by(8) {
                         for first in (0..t).step_by(S::LANES) {
-                            let words = s.load_rows(x.add(first * self.job.k + i).cast(), 4 * self.job.k);
+                            let words = s.load_rows(x.add(first * self.k + i).cast(), 4 * self.k);
                             for c in 0..8 {
                                 s.store_b(out.add((i + c) * t + first).cast(), words[c]);
                             }
                         }
                     }
-                } else {
-                    for i in 0..len {
+                    for i in whole..len {
                         for r in 0..t {
-                            *out.add(i * t + r) = *x.add(r * self.job.k + i);
+                            *out.add(i * t + r) = *x.add(r * self.k + i);
                         }
                     }
                 }
-                out = out.add(t * len);
             }
+            turn = turn.checked_sub(1).unwrap_or(self.nth - 1);
             row += t;
         }
+        turn
     }
 }
 
@@ -259,7 +300,7 @@ impl Next {
 /// first piece.
 struct Multiply<'a> {
     panel: &'a [f32],
-    tiles: &'a [f32],
+    tiles: *const f32,
     m: Range<usize>,
     k: Range<usize>,
     row: usize,
@@ -274,7 +315,6 @@ impl Kernel for Multiply<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         assert!(self.panel.len() >= self.k.len() * PANEL * S::LANES, "elements of a panel");
-        assert!(self.tiles.len() >= self.k.len() * self.m.len(), "elements of the tiles");
         let mut m = self.m.start;
         let (lines, mut asked) = (self.next.rows * self.next.lines, 0);
         while m < self.m.end {
@@ -308,7 +348,7 @@ impl Multiply<'_> {
                     s.prefetch(at(t, v).cast_const().cast());
                 }
             }
-            let (mut x, mut p) = (self.tiles.as_ptr().add((m - self.m.start) * len), self.panel.as_ptr());
+            let (mut x, mut p) = (self.tiles.add((m - self.m.start) * len), self.panel.as_ptr());
             for _ in 0..len {
                 let mut w = [s.load(p); PANEL];
                 for v in 1..PANEL {

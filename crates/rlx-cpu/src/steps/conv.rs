@@ -281,13 +281,13 @@ impl ConvStep {
 }
 
 impl Step for ConvStep {
-    fn stages(&self) -> usize {
+    fn stages(&self, _: &Frame<'_>) -> usize {
         if self.weight.1 == DType::F32 { 1 } else { 2 }
     }
 
     fn run(&self, f: &Frame<'_>, stage: usize, w: Worker) {
         let z = self.sizes(f);
-        if stage + 1 < self.stages() {
+        if stage + 1 < self.stages(f) {
             let weight = Wide::new(f, self.weight.0, self.weight.1);
             let scratch = f.scratch(self.node.index()).0.cast::<f32>();
             if z.widened(self.weight.1) > 0 {

@@ -4,7 +4,7 @@ use super::elementwise::unary;
 use crate::frame::{Frame, Step};
 use crate::matmul::{ActSpec, Matmul, Mode, Output, WeightType};
 use crate::simd::Level;
-use crate::team::Worker;
+use crate::team::{Claims, Worker};
 use rlx_ir::ops::UnaryOp;
 use rlx_ir::{NodeId, ValueId};
 use smallvec::SmallVec;
@@ -19,12 +19,16 @@ pub(crate) struct LinearStep {
     pub act: Option<UnaryOp>,
     pub residual: Option<ValueId>,
     pub y: ValueId,
+    pub claims: Claims,
 }
 
-/// The distinct forms of activations these weights read, in order of first use.
-pub(crate) fn forms<'a>(weights: impl Iterator<Item = &'a Matmul>) -> SmallVec<[ActSpec; 5]> {
+/// Rows of a weight that a thread takes on at a time, at the least: whole panels and groups of every instruction set.
+const CLAIM: usize = 32;
+
+/// The distinct forms of `m` rows of activations these weights read, in order of first use.
+fn forms<'a>(weights: impl Iterator<Item = &'a Matmul>, m: usize) -> SmallVec<[ActSpec; 5]> {
     let mut out: SmallVec<[ActSpec; 5]> = SmallVec::new();
-    for spec in weights.map(Matmul::activation).filter(|s| s.bytes(1) > 0) {
+    for spec in weights.map(|w| w.activation_of(m)).filter(|s| s.bytes(m) > 0) {
         if !out.contains(&spec) {
             out.push(spec);
         }
@@ -53,7 +57,7 @@ fn room<'a>(weights: impl Iterator<Item = &'a Matmul>) -> usize {
 
 /// Scratch bytes for `m` rows: the forms, then the threads' rooms.
 pub(crate) fn scratch<'a>(weights: impl Iterator<Item = &'a Matmul> + Clone, m: usize, threads: usize) -> usize {
-    places(&forms(weights.clone()), m).1 + threads * room(weights)
+    places(&forms(weights.clone(), m), m).1 + threads * room(weights)
 }
 
 impl LinearStep {
@@ -64,20 +68,20 @@ impl LinearStep {
 }
 
 impl Step for LinearStep {
-    fn stages(&self) -> usize {
-        if forms(self.weights.iter().map(|w| &w.1)).is_empty() { 1 } else { 2 }
+    fn stages(&self, f: &Frame<'_>) -> usize {
+        if forms(self.weights.iter().map(|w| &w.1), self.rows(f)).is_empty() { 1 } else { 2 }
     }
 
     fn run(&self, f: &Frame<'_>, stage: usize, w: Worker) {
         let m = self.rows(f);
-        let forms = forms(self.weights.iter().map(|w| &w.1));
+        let forms = forms(self.weights.iter().map(|w| &w.1), m);
         let (starts, total) = places(&forms, m);
         let (scratch, len) = f.scratch(self.node.index());
         let room = room(self.weights.iter().map(|w| &w.1));
         debug_assert!(total + w.nth * room <= len);
         // SAFETY: x is dense and complete since an earlier phase.
         let x = unsafe { f.dense::<f32>(self.x) };
-        if stage + 1 < self.stages() {
+        if stage + 1 < self.stages(f) {
             for (spec, at) in forms.iter().zip(&starts) {
                 // SAFETY: the scratch memory holds every form; threads write their own shares.
                 unsafe { spec.prepare(x, m, scratch.add(*at), w.ith, w.nth) };
@@ -88,22 +92,29 @@ impl Step for LinearStep {
         let room = unsafe { std::slice::from_raw_parts_mut(scratch.add(total + w.ith * room), room) };
         let y = f.ptr(self.y).cast::<f32>();
         let stride: usize = self.weights.iter().map(|w| w.1.n()).sum();
-        let mut col = 0;
-        for (v, mm) in &self.weights {
-            let spec = mm.activation();
-            let act: &[u8] = match forms.iter().position(|s| *s == spec) {
-                // SAFETY: stage 0 filled it, and nobody writes it in this stage.
-                Some(i) => unsafe { std::slice::from_raw_parts(scratch.add(starts[i]), spec.bytes(m)) },
-                None => &[],
-            };
-            let groups = mm.share(w.ith, w.nth);
-            // SAFETY: weights are complete; these output columns belong to this thread alone.
-            unsafe {
-                f.matrices(*v).multiply(mm, 0, x, act, m, groups.clone(), Output { ptr: y, stride, col }, room);
-                let cols = groups.start * mm.group_rows()..(groups.end * mm.group_rows()).min(mm.n());
-                self.epilogue(f, y, stride, col + cols.start..col + cols.end, m);
+        let units = |mm: &Matmul| mm.n().div_ceil(CLAIM);
+        for mine in self.claims.share(w, self.weights.iter().map(|w| units(&w.1)).sum()) {
+            let (mut first, mut col) = (0, 0);
+            for (v, mm) in &self.weights {
+                let here = mine.start.max(first)..mine.end.min(first + units(mm));
+                if !here.is_empty() {
+                    let rows = (here.start - first) * CLAIM..((here.end - first) * CLAIM).min(mm.n());
+                    let groups = rows.start / mm.group_rows()..rows.end.div_ceil(mm.group_rows());
+                    let spec = mm.activation_of(m);
+                    let act: &[u8] = match forms.iter().position(|s| *s == spec) {
+                        // SAFETY: stage 0 filled it, and nobody writes it in this stage.
+                        Some(i) => unsafe { std::slice::from_raw_parts(scratch.add(starts[i]), spec.bytes(m)) },
+                        None => &[],
+                    };
+                    // SAFETY: weights are complete; these output columns belong to this thread alone.
+                    unsafe {
+                        f.matrices(*v).multiply(mm, 0, x, act, m, groups, Output { ptr: y, stride, col }, room);
+                        self.epilogue(f, y, stride, col + rows.start..col + rows.end, m);
+                    }
+                }
+                first += units(mm);
+                col += mm.n();
             }
-            col += mm.n();
         }
     }
 }
@@ -148,7 +159,7 @@ pub(crate) struct MatmulStep {
 }
 
 impl Step for MatmulStep {
-    fn stages(&self) -> usize {
+    fn stages(&self, _: &Frame<'_>) -> usize {
         2
     }
 

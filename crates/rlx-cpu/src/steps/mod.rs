@@ -18,6 +18,7 @@ mod state;
 use crate::frame::{MAX_RANK, Step};
 use crate::matmul::{Matmul, Mode, WeightType};
 use crate::simd::Level;
+use crate::team::Claims;
 use crate::tuning::Blocks;
 use conv::{ConvStep, Sizes};
 use data::{ConcatStep, ConstantStep, CopyStep, GatherStep, How, IotaStep, TokenStep};
@@ -306,7 +307,17 @@ pub(crate) fn step(g: &Graph, id: NodeId, kernels: Kernels) -> Option<Box<dyn St
             let (bias, residual) = l.extras();
             let weights = linear_weights(g, n, kernels);
             let pick = |i: Option<usize>| i.map(|i| ins[i]);
-            Box::new(LinearStep { node: id, level, x: ins[0], weights, bias: pick(bias), act: l.act, residual: pick(residual), y })
+            Box::new(LinearStep {
+                node: id,
+                level,
+                x: ins[0],
+                weights,
+                bias: pick(bias),
+                act: l.act,
+                residual: pick(residual),
+                y,
+                claims: Claims::default(),
+            })
         }
         Op::Positions(_) => Box::new(TokenStep { positions: true, seg: ins[0], y }),
         Op::SegmentIds(_) => Box::new(TokenStep { positions: false, seg: ins[0], y }),

@@ -238,7 +238,7 @@ impl ExpertStep {
 }
 
 impl Step for ExpertStep {
-    fn stages(&self) -> usize {
+    fn stages(&self, _: &Frame<'_>) -> usize {
         2
     }
 

@@ -95,7 +95,7 @@ impl ResizeStep {
 }
 
 impl Step for ResizeStep {
-    fn stages(&self) -> usize {
+    fn stages(&self, _: &Frame<'_>) -> usize {
         self.op.size.len()
     }
 
@@ -116,7 +116,7 @@ impl Step for ResizeStep {
         // SAFETY: scratch memory has room for all tensors between the stages.
         let (src, dst) = unsafe {
             let src = if stage == 0 { x.ptr.cast::<f32>() } else { scratch.add(place(stage - 1)) };
-            (src, if stage + 1 == self.stages() { y.ptr.cast::<f32>() } else { scratch.add(place(stage)) })
+            (src, if stage + 1 == self.stages(f) { y.ptr.cast::<f32>() } else { scratch.add(place(stage)) })
         };
         let (outer, inner) = (y.shape[..axis].iter().product::<usize>(), x.shape[axis + 1..].iter().product::<usize>());
         let table = self.table(stage, from, to);

@@ -229,7 +229,7 @@ impl AttentionStep {
 }
 
 impl Step for AttentionStep {
-    fn stages(&self) -> usize {
+    fn stages(&self, _: &Frame<'_>) -> usize {
         2
     }
 
