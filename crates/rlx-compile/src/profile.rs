@@ -97,6 +97,8 @@ pub enum Simd {
     AvxVnni,
     /// AVX-512.
     Avx512,
+    /// AVX-512 with BF16.
+    Avx512Bf16,
     /// NEON.
     Neon,
 }

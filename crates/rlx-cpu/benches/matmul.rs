@@ -326,8 +326,8 @@ fn main() {
             }
             let pack = start.elapsed().as_secs_f64();
             let w = if mm.is_raw() { file.bytes() } else { packed.bytes() };
-            let spec = mm.activation();
             for &m in &ms {
+                let spec = mm.activation_of(m);
                 if n > 100_000 && m > 128 {
                     continue;
                 }

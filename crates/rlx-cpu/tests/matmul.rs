@@ -4,7 +4,7 @@ mod levels;
 
 use half::{bf16, f16};
 use levels::levels;
-use rlx_cpu::matmul::{ActForm, ActSpec, Matmul, Mode, Output, WeightType};
+use rlx_cpu::matmul::{ActForm, ActSpec, Matmul, Mode, Output, WeightType, Words};
 use rlx_cpu::memory::Buffer;
 use rlx_cpu::simd::Level;
 use rlx_gguf::blocks::{Affine, BlockFormat, Fp8, ScaleType};
@@ -42,7 +42,7 @@ fn fast() -> Vec<BlockFormat> {
 /// Elements that share a scale when activations are quantised, or `None`.
 fn activation_block(form: ActForm) -> Option<usize> {
     match form {
-        ActForm::F32 | ActForm::Tiles(_) => None,
+        ActForm::F32 | ActForm::Tiles(..) => None,
         ActForm::Q8Block(len) => Some(len),
         ActForm::Q8Super256 => Some(256),
     }
@@ -220,10 +220,36 @@ fn products_larger_than_every_cache_block_are_whole() {
     {
         let (w, x) = (weight(ty, n, k, &mut r), r.normals(m * k));
         for level in levels() {
-            let form = Matmul::new(ty, Mode::Fast, level, n, k).activation().form();
-            let seen = activation_block(form).map_or(x.clone(), |len| quantised(&x, len));
+            let form = Matmul::new(ty, Mode::Fast, level, n, k).activation_of(m).form();
+            let seen = match form {
+                ActForm::Tiles(Words::Bf16, _) => rounded(&x),
+                form => activation_block(form).map_or(x.clone(), |len| quantised(&x, len)),
+            };
             let got = w.product(Mode::Fast, level, &x, m);
             check(&format!("{ty:?} {level}"), &got, &w.reference(&seen, m), 2e-6);
+        }
+    }
+}
+
+/// Activations as products of bfloat16 see them.
+fn rounded(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|v| bf16::from_f32(*v).to_f32()).collect()
+}
+
+#[test]
+fn products_of_bfloat16_round_many_rows_to_bfloat16_and_few_not_at_all() {
+    let mut r = Numbers(17);
+    let with: Vec<Level> = levels().into_iter().filter(|l| l.dots_bf16()).collect();
+    assert!(std::env::var("RLX_TEST_LEVEL").is_ok() || with.contains(&Level::ScalarWide));
+    for (m, n, k) in [(1, 5, 64), (24, 33, 257), (25, 33, 257), (26, 1, 1), (31, 40, 16), (60, 70, 511), (97, 64, 768)] {
+        let (w, mut x) = (weight(WeightType::BF16, n, k, &mut r), r.normals(m * k));
+        // Ties between two bfloat16, and what rounds up to the next power of two.
+        x.iter_mut().step_by(5).for_each(|v| *v = f32::from_bits(v.to_bits() & !0xffff | 0x8000));
+        x.iter_mut().skip(1).step_by(7).for_each(|v| *v = f32::from_bits(v.to_bits() | 0x007f_ffff));
+        for &level in &with {
+            let seen = if m > 24 { rounded(&x) } else { x.clone() };
+            let got = w.product(Mode::Fast, level, &x, m);
+            check(&format!("{level} {m}x{n}x{k}"), &got, &w.reference(&seen, m), 2e-6);
         }
     }
 }
@@ -325,6 +351,15 @@ fn not_a_number_reaches_the_output() {
                 let y = w.product(Mode::Fast, level, &x, 1);
                 assert!(y.iter().all(|v| !v.is_finite()), "{f:?} {level}: {bad} is lost");
             }
+        }
+    }
+    for bad in [f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001), f32::INFINITY] {
+        let (w, mut x) = (weight(WeightType::BF16, 9, 512, &mut r), r.normals(25 * 512));
+        x[77] = bad;
+        for level in levels() {
+            let y = w.product(Mode::Fast, level, &x, 25);
+            let (bad_row, others) = y.split_at(9);
+            assert!(bad_row.iter().all(|v| !v.is_finite()) && others.iter().all(|v| v.is_finite()), "BF16 {level}: {bad}");
         }
     }
 }

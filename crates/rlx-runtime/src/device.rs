@@ -87,6 +87,7 @@ fn cpu(profile: &Profile) -> Result<Arc<dyn Backend>, DeviceError> {
         Simd::Avx2 => Some(Level::Avx2),
         Simd::AvxVnni => Some(Level::AvxVnni),
         Simd::Avx512 => Some(Level::Avx512),
+        Simd::Avx512Bf16 => Some(Level::Avx512Bf16),
         _ => Some(Level::Neon),
     };
     let exact = profile.activations == Activations::Exact;

@@ -7,7 +7,7 @@ use crate::limits;
 use anyhow::{Context, bail};
 use rlx_cli::Usage;
 use rlx_cpu::Level;
-use rlx_cpu::matmul::{Matmul, Mode, Output, WeightType};
+use rlx_cpu::matmul::{ActForm, Matmul, Mode, Output, WeightType, Words};
 use rlx_cpu::memory::Buffer;
 use rlx_cpu::team::{Barrier, Team, Worker};
 use rlx_cpu::tuning::Blocks;
@@ -97,9 +97,9 @@ pub fn measure(format: Format, matrix: Matrix, with: &Setting<'_>, out: &mut dyn
     for &threads in with.threads {
         for &m in with.rows {
             let seconds = bench.seconds(threads, m, None, with.rounds)?;
-            let peak = match (mm.activation().bytes(1), format.ty) {
-                (0, WeightType::BF16) => Peak::Bf16,
-                (0, _) => Peak::F32,
+            let peak = match mm.activation_of(m).form() {
+                ActForm::Tiles(Words::Bf16, _) => Peak::Bf16,
+                ActForm::Tiles(Words::F32, _) | ActForm::F32 => Peak::F32,
                 _ => Peak::Int8,
             };
             let work = Work { bytes: mm.bytes() as f64, ops: 2.0 * (m * n) as f64 * k as f64, peak: Some(peak), memory: true };
@@ -137,7 +137,7 @@ impl Bench {
         let mut team = start(threads)?;
         let mm = blocks.map_or_else(|| self.mm.clone(), |b| self.mm.clone().with_blocks(b));
         let x: Vec<f32> = (0..m * mm.k()).map(|i| (i * 7919 % 2003) as f32 * 1e-3 - 1.0).collect();
-        let (act, y) = (Buffer::zeroed(mm.activation().bytes(m)), Buffer::zeroed(4 * m * mm.n()));
+        let (act, y) = (Buffer::zeroed(mm.activation_of(m).bytes(m)), Buffer::zeroed(4 * m * mm.n()));
         let product = Product { mm: &mm, x: &x, m, act, y };
         let mut next = 0;
         timing::usual(rounds, |calls| {
@@ -196,8 +196,8 @@ struct Product<'a> {
 impl Product<'_> {
     /// One product, as a program's step computes it: all threads prepare activations, meet, multiply, and meet.
     fn call(&self, weight: &[u8], w: Worker, barrier: &Barrier) {
-        let spec = self.mm.activation();
-        if spec.bytes(1) > 0 {
+        let spec = self.mm.activation_of(self.m);
+        if spec.bytes(self.m) > 0 {
             // SAFETY: the buffer has the size; the threads write their own shares.
             unsafe { spec.prepare(self.x, self.m, self.act.ptr(), w.ith, w.nth) };
             barrier.wait();
@@ -231,7 +231,7 @@ mod tests {
             let weights = copies(format, &mm, &mut team).unwrap();
             assert!(weights.len() > 1 && weights.iter().all(|w| w.bytes() == weights[0].bytes()));
             let x = vec![1.0; 2 * 64];
-            let p = Product { mm: &mm, x: &x, m: 2, act: Buffer::zeroed(mm.activation().bytes(2)), y: Buffer::zeroed(4 * 2 * 19) };
+            let p = Product { mm: &mm, x: &x, m: 2, act: Buffer::zeroed(mm.activation_of(2).bytes(2)), y: Buffer::zeroed(4 * 2 * 19) };
             team.run(&|w, b| p.call(weights[1].bytes(), w, b));
             let mut row = vec![0.0; 64];
             for n in 0..19 {

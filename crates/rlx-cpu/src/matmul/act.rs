@@ -11,7 +11,7 @@
 //!
 //! Scales are `max|x| / 127`, numbers are rounded to nearest even.
 
-use super::panel;
+use super::panel::{self, Words};
 use crate::simd::{Kernel, Level, Simd, dispatch};
 use std::ops::Range;
 
@@ -20,8 +20,8 @@ use std::ops::Range;
 pub enum ActForm {
     /// As they are; nothing is prepared.
     F32,
-    /// f32 in the order in which products of many rows read them, in blocks of so many rows ([`super::panel`]).
-    Tiles(usize),
+    /// Words in the order in which products of many rows read them, in blocks of so many rows ([`super::panel`]).
+    Tiles(Words, usize),
     /// int8 with a scale per 32, 64 or 128.
     Q8Block(usize),
     /// int8 with a scale per 256, and the sums that K-quants need.
@@ -63,11 +63,11 @@ impl ActSpec {
         self.form
     }
 
-    /// Elements and bytes of a record.
+    /// Elements and bytes of a record, where there are records.
     pub(super) fn record(self) -> (usize, usize) {
         match self.form {
             ActForm::F32 => (1, 0),
-            ActForm::Tiles(_) => (1, 4),
+            ActForm::Tiles(..) => (1, 0),
             ActForm::Q8Block(len) => (len, block::bytes(len)),
             ActForm::Q8Super256 => (256, s256::BYTES),
         }
@@ -75,6 +75,9 @@ impl ActSpec {
 
     /// Bytes of `m` prepared rows; 0 where activations are read as they are.
     pub fn bytes(self, m: usize) -> usize {
+        if let ActForm::Tiles(words, _) = self.form {
+            return m * words.of(self.k) * 4;
+        }
         let (len, bytes) = self.record();
         m * (self.k / len) * bytes
     }
@@ -88,15 +91,16 @@ impl ActSpec {
     /// # Panics
     /// When `x` is too short.
     pub unsafe fn prepare(self, x: &[f32], m: usize, act: *mut u8, ith: usize, nth: usize) {
-        let (len, bytes) = self.record();
-        if bytes == 0 {
+        if self.form == ActForm::F32 {
             return;
         }
         assert!(x.len() >= m * self.k, "{} activations, not {m} rows of {}", x.len(), self.k);
-        if let ActForm::Tiles(block) = self.form {
+        if let ActForm::Tiles(words, block) = self.form {
+            let rows = panel::Rows { x: x.as_ptr(), m, k: self.k, block, words };
             // SAFETY: the length is checked; the bytes are the caller's promise.
-            return unsafe { panel::prepare(self.level, x.as_ptr(), m, self.k, block, act.cast(), ith, nth) };
+            return unsafe { panel::prepare(self.level, rows, act.cast(), ith, nth) };
         }
+        let len = self.record().0;
         let n_blocks = self.k / len;
         let n = m * n_blocks;
         let mut at = n * ith / nth;
@@ -119,7 +123,7 @@ impl ActSpec {
     /// When `x` is too short, or the form is [`ActForm::Tiles`], of several rows together.
     pub unsafe fn prepare_row(self, x: &[f32], row: usize, m: usize, act: *mut u8) {
         let (len, bytes) = self.record();
-        assert!(!matches!(self.form, ActForm::Tiles(_)), "rows of tiles are prepared together");
+        assert!(!matches!(self.form, ActForm::Tiles(..)), "rows of tiles are prepared together");
         if bytes > 0 {
             assert!(x.len() >= self.k && row < m, "row {row} of {m}, {} activations of {}", x.len(), self.k);
             // SAFETY: the records are within the bytes that the caller vouches for.
@@ -192,7 +196,7 @@ impl Kernel for Quantise {
             unsafe {
                 let to = self.to.add(b * self.step);
                 match self.form {
-                    ActForm::F32 | ActForm::Tiles(_) => {}
+                    ActForm::F32 | ActForm::Tiles(..) => {}
                     ActForm::Q8Block(len) => {
                         let x = self.x.add(len * b);
                         let (d, sums) = match len {

@@ -3,7 +3,8 @@
 //! Few activation rows read the weights where they are: lanes run along `K`, as both operands lie in memory, and narrow
 //! types are widened in registers. Many rows take turns with [`panel`]s of the weight.
 
-use super::{Output, WeightType, panel};
+use super::panel::{self, Rows};
+use super::{Output, WeightType};
 use crate::simd::element::{Bf16, Element, F16, F32};
 use crate::simd::{Kernel, Level, Simd, dispatch};
 use half::{bf16, f16};
@@ -17,24 +18,13 @@ pub(super) const IN_REGISTERS: usize = 24;
 /// How far before its use a single row's pass over the weights asks for memory, in bytes.
 const AHEAD: usize = 2048;
 
-/// Multiplies `m` rows `x` of `k` elements with the weight's `rows`, where there are many in blocks of `block`, whose tiles
-/// may be prepared.
+/// Multiplies activation rows `all` with the weight's `rows`; where there are many, their tiles may be prepared.
 ///
 /// # Safety
-/// `w` holds all of these rows, `x` and the tiles are `m * k` long, and the output belongs to the caller.
-pub(super) unsafe fn run(
-    level: Level,
-    ty: WeightType,
-    block: usize,
-    w: &[u8],
-    x: &[f32],
-    tiles: Option<*const f32>,
-    m: usize,
-    k: usize,
-    rows: Range<usize>,
-    y: Output,
-) {
-    let job = Job { w: w.as_ptr(), row_bytes: ty.row_bytes(k), x: x.as_ptr(), k, y };
+/// `w` holds all of these rows, the activations and the tiles are readable, and the output belongs to the caller.
+pub(super) unsafe fn run(level: Level, ty: WeightType, w: &[u8], all: Rows, tiles: Option<*const f32>, rows: Range<usize>, y: Output) {
+    let Rows { x, m, k, .. } = all;
+    let job = Job { w: w.as_ptr(), row_bytes: ty.row_bytes(k), x, k, y };
     if m <= IN_REGISTERS || k == 0 {
         match ty {
             WeightType::F32 => return dispatch(level, InRegisters::<F32> { job, m, rows, element: PhantomData }),
@@ -44,7 +34,7 @@ pub(super) unsafe fn run(
         }
     }
     // SAFETY: the caller's promise.
-    unsafe { panel::run(level, ty, block, job, tiles, m, rows) }
+    unsafe { panel::run(level, ty, job, all, tiles, rows) }
 }
 
 /// Widens the elements of part of a row, or dequantises its blocks, exactly.

@@ -14,6 +14,7 @@
 //! | affine | fast | packed | int8, one activation scale per group |
 //! | Q4_K, Q5_K, Q6_K | fast | packed | int8, one activation scale per 256 |
 //! | f32, f16, bf16 | any | file's bytes | f32 |
+//! | bf16, many rows, where the processor has dot products of them | fast | file's bytes | activations rounded to bf16 |
 //! | all other formats, and exact mode | any | file's bytes | rows dequantised to f32 tiles, f32 |
 
 mod act;
@@ -29,6 +30,7 @@ mod quant;
 pub use act::{ActForm, ActSpec};
 use layout::Layout;
 pub(crate) use layout::VERSION as LAYOUT_VERSION;
+pub use panel::Words;
 use rlx_gguf::blocks::BlockFormat;
 use std::ops::Range;
 
@@ -70,7 +72,7 @@ impl WeightType {
 /// What may be rounded on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Activations may be quantised to int8 for block-quantised weights.
+    /// Activations may be quantised to int8 for block-quantised weights, and rounded to bfloat16 for bfloat16 ones.
     Fast,
     /// Weights are dequantised exactly, activations and sums are f32.
     Exact,
@@ -93,6 +95,8 @@ pub struct Matmul {
     ty: WeightType,
     level: Level,
     layout: Layout,
+    /// What products of many rows with the file's bytes multiply.
+    words: Words,
     n: usize,
     k: usize,
     blocks: Blocks,
@@ -109,7 +113,11 @@ impl Matmul {
             (WeightType::Block(f), Mode::Fast) => Layout::of(f),
             _ => Layout::Raw,
         };
-        Matmul { ty, level, layout, n, k, blocks: Blocks::of(level) }
+        let words = match (ty, mode) {
+            (WeightType::BF16, Mode::Fast) if level.dots_bf16() => Words::Bf16,
+            _ => Words::F32,
+        };
+        Matmul { ty, level, layout, words, n, k, blocks: Blocks::of(level) }
     }
 
     /// The same product, worked on in other blocks.
@@ -179,7 +187,7 @@ impl Matmul {
     pub fn activation_of(&self, m: usize) -> ActSpec {
         match self.activation() {
             spec if self.is_raw() && m > dense::IN_REGISTERS => {
-                ActSpec { form: ActForm::Tiles(panel::block_rows(self.blocks.act)), ..spec }
+                ActSpec { form: ActForm::Tiles(self.words, panel::block_rows(self.blocks.act)), ..spec }
             }
             spec => spec,
         }
@@ -260,10 +268,11 @@ impl Matmul {
             Layout::Raw => {
                 assert!(x.len() >= m * self.k, "{} activations, not {m} rows of {}", x.len(), self.k);
                 let rows = groups.start * dense::ROWS..self.n.min(groups.end * dense::ROWS);
-                let spec = self.activation_of(m);
-                let tiles = (spec.bytes(m) > 0 && act.len() >= spec.bytes(m)).then(|| act.as_ptr().cast());
+                let all = panel::Rows { x: x.as_ptr(), m, k: self.k, block: panel::block_rows(self.blocks.act), words: self.words };
+                let bytes = self.activation_of(m).bytes(m);
+                let tiles = (bytes > 0 && act.len() >= bytes).then(|| act.as_ptr().cast());
                 // SAFETY: the lengths are checked above; `y` is the caller's promise.
-                unsafe { dense::run(self.level, self.ty, panel::block_rows(self.blocks.act), w, x, tiles, m, self.k, rows, y) }
+                unsafe { dense::run(self.level, self.ty, w, all, tiles, rows, y) }
             }
             layout => {
                 let job = self.job(layout, w, act, m, y);

@@ -1,13 +1,15 @@
-//! [`Simd`] with AVX-512 F, BW, VL, DQ and VNNI: 16 lanes; products of bytes go straight to i32 (`vpdpbusd`).
+//! [`Simd`] with AVX-512 F, BW, VL, DQ and VNNI: 16 lanes; products of bytes go straight to i32 (`vpdpbusd`), and with
+//! AVX-512 BF16 those of bfloat16 to f32 (`vdpbf16ps`).
 
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
 
-/// Proof that the processor has AVX-512 F, BW, VL, DQ and VNNI (and with them AVX2, FMA and F16C).
+/// Proof that the processor has AVX-512 F, BW, VL, DQ and VNNI (and with them AVX2, FMA and F16C); with `BF16` also
+/// AVX-512 BF16.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx512(());
+pub struct Avx512<const BF16: bool>(());
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     /// `None` where the processor lacks any of them.
     #[inline]
     pub fn new() -> Option<Self> {
@@ -17,16 +19,28 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
+            && is_x86_feature_detected!("f16c")
+            && (!BF16 || is_x86_feature_detected!("avx512bf16"));
         has.then_some(Avx512(()))
     }
 }
 
 /// Runs `kernel` in a function compiled for AVX-512.
 #[inline]
-pub(super) fn enter<K: Kernel>(kernel: K, s: Avx512) -> K::Out {
+pub(super) fn enter<K: Kernel>(kernel: K, s: Avx512<false>) -> K::Out {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-    fn inner<K: Kernel>(kernel: K, s: Avx512) -> K::Out {
+    fn inner<K: Kernel>(kernel: K, s: Avx512<false>) -> K::Out {
+        kernel.run(s)
+    }
+    // SAFETY: the token proves that the processor has the features.
+    unsafe { inner(kernel, s) }
+}
+
+/// Runs `kernel` in a function compiled for AVX-512 with BF16.
+#[inline]
+pub(super) fn enter_bf16<K: Kernel>(kernel: K, s: Avx512<true>) -> K::Out {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
+    fn inner<K: Kernel>(kernel: K, s: Avx512<true>) -> K::Out {
         kernel.run(s)
     }
     // SAFETY: the token proves that the processor has the features.
@@ -41,7 +55,7 @@ macro_rules! with {
     };
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     const LANES: usize = 16;
     const TILE: usize = 8;
     const U5_DOTS: usize = 8;
@@ -79,6 +93,16 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn widen_bf16(self, b: __m512i) -> [__m512; 2] {
         with!([_mm512_castsi512_ps(_mm512_slli_epi32::<16>(b)), _mm512_castsi512_ps(_mm512_and_si512(b, _mm512_set1_epi32(-1 << 16))),])
+    }
+    #[inline(always)]
+    fn dot_bf16(self, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+        if BF16 {
+            // SAFETY: any 64 bytes are a vector of 32 bfloat16.
+            let pairs = |v| unsafe { std::mem::transmute::<__m512i, __m512bh>(v) };
+            return with!(_mm512_dpbf16_ps(sum, pairs(a), pairs(b)));
+        }
+        let ([a0, a1], [b0, b1]) = (self.widen_bf16(a), self.widen_bf16(b));
+        self.fma(a1, b1, self.fma(a0, b0, sum))
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {

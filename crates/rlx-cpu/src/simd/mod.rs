@@ -8,7 +8,7 @@
 //! with 16 (the layout of [`Avx512`]), so that kernels over layouts of rarer processors are tested on any machine.
 //!
 //! Every level compiles a kernel anew. So levels that differ from another one only in products of bytes
-//! ([`Level::base`]) have only these kernels of their own, which [`dispatch_int8`] runs.
+//! or of bfloat16 ([`Level::base`]) have only these kernels of their own, which [`dispatch_int8`] and [`dispatch_bf16`] run.
 
 use std::fmt;
 use std::str::FromStr;
@@ -89,6 +89,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_bf16(self, p: *const u16) -> Self::F;
     /// The two bfloat16 of each word, widened: the first ones, then the second ones.
     fn widen_bf16(self, b: Self::B) -> [Self::F; 2];
+    /// `sum + a.0 * b.0 + a.1 * b.1` of the two bfloat16 of each word, rounded once or twice.
+    #[inline(always)]
+    fn dot_bf16(self, sum: Self::F, a: Self::B, b: Self::B) -> Self::F {
+        let ([a0, a1], [b0, b1]) = (self.widen_bf16(a), self.widen_bf16(b));
+        self.fma(a1, b1, self.fma(a0, b0, sum))
+    }
     /// `a + b`.
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a - b`.
@@ -264,13 +270,16 @@ pub enum Level {
     AvxVnni,
     /// AVX-512 F, BW, VL, DQ, VNNI.
     Avx512,
+    /// [`Level::Avx512`] with AVX-512 BF16.
+    Avx512Bf16,
     /// Armv8.2 NEON with dot products.
     Neon,
 }
 
 impl Level {
     /// Every level, of one architecture the slower first; [`Level::Scalar`] is where each processor ends.
-    pub const ALL: [Level; 6] = [Level::ScalarWide, Level::Scalar, Level::Avx2, Level::AvxVnni, Level::Avx512, Level::Neon];
+    pub const ALL: [Level; 7] =
+        [Level::ScalarWide, Level::Scalar, Level::Avx2, Level::AvxVnni, Level::Avx512, Level::Avx512Bf16, Level::Neon];
 
     /// Every level that this processor can run, slowest first; [`Level::ScalarWide`] among them.
     pub fn available() -> Vec<Level> {
@@ -282,10 +291,11 @@ impl Level {
         Level::ALL.into_iter().rfind(|l| l.is_available()).unwrap_or(Level::Scalar)
     }
 
-    /// The level whose kernels this one uses for all but products of bytes: itself, where it has its own.
+    /// The level whose kernels this one uses for all but certain products: itself, where it has its own.
     pub const fn base(self) -> Level {
         match self {
             Level::AvxVnni => Level::Avx2,
+            Level::Avx512Bf16 => Level::Avx512,
             level => level,
         }
     }
@@ -299,7 +309,9 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Level::AvxVnni => Avx2::<true>::new().is_some(),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => Avx512::new().is_some(),
+            Level::Avx512 => Avx512::<false>::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => Avx512::<true>::new().is_some(),
             #[cfg(target_arch = "aarch64")]
             Level::Neon => Neon::new().is_some(),
             #[allow(unreachable_patterns)]
@@ -311,7 +323,7 @@ impl Level {
     pub const fn lanes(self) -> usize {
         match self {
             Level::Scalar | Level::Avx2 | Level::AvxVnni => 8,
-            Level::ScalarWide | Level::Avx512 => 16,
+            Level::ScalarWide | Level::Avx512 | Level::Avx512Bf16 => 16,
             Level::Neon => 4,
         }
     }
@@ -320,7 +332,7 @@ impl Level {
     pub const fn i8_bias(self) -> u8 {
         match self {
             Level::Avx2 | Level::Neon => 0,
-            Level::Scalar | Level::ScalarWide | Level::AvxVnni | Level::Avx512 => 128,
+            Level::Scalar | Level::ScalarWide | Level::AvxVnni | Level::Avx512 | Level::Avx512Bf16 => 128,
         }
     }
 
@@ -328,8 +340,13 @@ impl Level {
     pub const fn tile(self) -> usize {
         match self {
             Level::Scalar | Level::Avx2 | Level::AvxVnni => 4,
-            Level::ScalarWide | Level::Avx512 | Level::Neon => 8,
+            Level::ScalarWide | Level::Avx512 | Level::Avx512Bf16 | Level::Neon => 8,
         }
+    }
+
+    /// Whether products of many rows with bfloat16 weights multiply bfloat16 ([`Simd::dot_bf16`]).
+    pub const fn dots_bf16(self) -> bool {
+        matches!(self, Level::ScalarWide | Level::Avx512Bf16)
     }
 
     /// The name that [`Level::from_str`] reads.
@@ -340,6 +357,7 @@ impl Level {
             Level::Avx2 => "avx2",
             Level::AvxVnni => "avxvnni",
             Level::Avx512 => "avx512",
+            Level::Avx512Bf16 => "avx512bf16",
             Level::Neon => "neon",
         }
     }
@@ -400,6 +418,19 @@ pub fn dispatch_int8<K: Kernel>(level: Level, kernel: K) -> K::Out {
     match level {
         #[cfg(target_arch = "x86_64")]
         Level::AvxVnni => avx2::enter_vnni(kernel, Avx2::new().expect("the processor has AVX-VNNI")),
+        _ => dispatch(level, kernel),
+    }
+}
+
+/// Runs a kernel of products of bfloat16 with all instructions of `level`.
+///
+/// # Panics
+/// When the processor lacks them.
+#[inline]
+pub fn dispatch_bf16<K: Kernel>(level: Level, kernel: K) -> K::Out {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16 => avx512::enter_bf16(kernel, Avx512::new().expect("the processor has AVX-512 with BF16")),
         _ => dispatch(level, kernel),
     }
 }

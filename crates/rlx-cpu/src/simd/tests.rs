@@ -1,6 +1,7 @@
 //! Every method of every instruction set against its meaning in [`Scalar`].
 
 use super::*;
+use half::bf16;
 
 /// A deterministic stream of numbers.
 struct Numbers(u64);
@@ -140,7 +141,7 @@ fn levels_are_read_by_their_names_and_stand_on_available_ones() {
     }
     assert!(Level::available().contains(&Level::detect()) && Level::detect() != Level::ScalarWide);
     let e = "avx".parse::<Level>().unwrap_err();
-    assert_eq!(e, "unknown instruction set `avx` (one of scalar, avx2, avxvnni, avx512, neon)");
+    assert_eq!(e, "unknown instruction set `avx` (one of scalar, avx2, avxvnni, avx512, avx512bf16, neon)");
 }
 
 /// The manual: bit 4 of EAX of leaf 7, subleaf 1.
@@ -150,6 +151,41 @@ fn avx_vnni_is_found_where_the_processor_announces_it() {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     let announced = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).eax >= 1 && __cpuid_count(7, 1).eax >> 4 & 1 == 1;
     assert_eq!(Level::AvxVnni.is_available(), announced && Level::Avx2.is_available());
+}
+
+/// The manual: bit 5 of EAX of leaf 7, subleaf 1.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn avx512_bf16_is_found_where_the_processor_announces_it() {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    let announced = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).eax >= 1 && __cpuid_count(7, 1).eax >> 5 & 1 == 1;
+    assert_eq!(Level::Avx512Bf16.is_available(), announced && Level::Avx512.is_available());
+}
+
+/// Numbers whose products and sums are exact in any order, so that every instruction must find the same.
+#[test]
+fn dots_of_bfloat16_take_both_halves_of_every_word() {
+    struct Dot;
+    impl Kernel for Dot {
+        type Out = Vec<f32>;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<f32> {
+            let halves = |from: i32| -> Vec<bf16> { (0..32).map(|i| bf16::from_f32((from + 3 * i - 40) as f32)).collect() };
+            let (a, b, mut out) = (halves(0), halves(7), vec![0.0; S::LANES]);
+            // SAFETY: 64 bytes hold the widest vector.
+            unsafe {
+                let (a, b) = (s.load_b(a.as_ptr().cast()), s.load_b(b.as_ptr().cast()));
+                s.store(out.as_mut_ptr(), s.dot_bf16(s.splat(0.5), a, b));
+            }
+            out
+        }
+    }
+    for level in Level::available() {
+        let number = |from: i32, i: usize| f64::from(from + 3 * i as i32 - 40);
+        let want = |lane: usize| (2 * lane..2 * lane + 2).map(|i| number(0, i) * number(7, i)).sum::<f64>() + 0.5;
+        let got = dispatch_bf16(level, Dot);
+        assert!(got.iter().enumerate().all(|(lane, v)| f64::from(*v) == want(lane)), "{level}: {got:?}");
+    }
 }
 
 #[test]
