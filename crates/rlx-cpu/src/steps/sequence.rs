@@ -4,6 +4,8 @@ use crate::attention::{Attention, KvType, Segment, Stats};
 use crate::frame::{Frame, Step};
 use crate::simd::Level;
 use crate::team::Worker;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::{bf16, f16};
 use rlx_ir::ops::{Mask, Rope, RopeStyle};
 use rlx_ir::{DType, NodeId, ValueId};
 use smallvec::SmallVec;
@@ -123,12 +125,14 @@ impl Step for AppendStep {
     fn run(&self, f: &Frame<'_>, _: usize, w: Worker) {
         let (x, base, ragged, bt) = (f.view(self.rows), f.ptr(self.state), f.ragged(self.seg), f.pool.block_tokens);
         let block_elements = self.heads * self.dim * bt;
-        let mine = w.share(x.shape[0]);
+        // By heads of tokens, so that one token, too, is work for all threads.
+        let (mine, h) = (w.share(x.shape[0] * self.heads), self.heads);
         let mut table = SmallVec::new();
         let mut rotated: SmallVec<[f32; 256]> = SmallVec::from_elem(0.0, self.dim);
+        let mut narrow: SmallVec<[u16; 256]> = SmallVec::from_elem(0, self.dim);
         for (i, (range, past, _)) in ragged.segments.iter().enumerate() {
             let blocks = &ragged.blocks[ragged.block_starts[i] as usize..];
-            for t in range.start.max(mine.start)..range.end.min(mine.end) {
+            for t in range.start.max(mine.start / h)..range.end.min(mine.end.div_ceil(h)) {
                 let position = past + t - range.start;
                 let (block, slot) = (blocks[position / bt] as usize, position % bt);
                 if let Some((r, p)) = &self.rotation {
@@ -137,9 +141,9 @@ impl Step for AppendStep {
                     let axes = p.len() / x.shape[0];
                     r.table(&p[t * axes..(t + 1) * axes], &mut table);
                 }
-                for head in 0..self.heads {
+                for head in mine.start.saturating_sub(t * h)..h.min(mine.end - t * h) {
                     // SAFETY: the arguments are checked: blocks are inside the pool, and no two segments
-                    // share one that is written to; heads are contiguous.
+                    // share one that is written to; heads are contiguous, and this one is this thread's.
                     unsafe {
                         let from = x.ptr.cast::<f32>().add(t * x.strides[0] + head * x.strides[1]);
                         let mut row = std::slice::from_raw_parts(from, self.dim);
@@ -152,7 +156,17 @@ impl Step for AppendStep {
                             Role::Key => (head * self.dim * bt + slot, bt),
                             Role::Value => ((head * bt + slot) * self.dim, 1),
                         };
-                        self.store(block, at, step, row);
+                        match self.kv {
+                            KvType::F32 => store(block.cast::<f32>().add(at), step, row),
+                            KvType::F16 => {
+                                narrow.reinterpret_cast_mut::<f16>().convert_from_f32_slice(row);
+                                store(block.cast::<u16>().add(at), step, &narrow);
+                            }
+                            KvType::BF16 => {
+                                narrow.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(row);
+                                store(block.cast::<u16>().add(at), step, &narrow);
+                            }
+                        }
                     }
                 }
             }
@@ -160,21 +174,14 @@ impl Step for AppendStep {
     }
 }
 
-impl AppendStep {
-    /// # Safety
-    /// The elements are inside the block and belong to this thread.
-    unsafe fn store(&self, block: *mut u8, at: usize, step: usize, row: &[f32]) {
-        for (d, x) in row.iter().enumerate() {
-            let i = at + d * step;
-            // SAFETY: the caller's promise.
-            unsafe {
-                match self.kv {
-                    KvType::F32 => *block.cast::<f32>().add(i) = *x,
-                    KvType::F16 => *block.cast::<u16>().add(i) = half::f16::from_f32(*x).to_bits(),
-                    KvType::BF16 => *block.cast::<u16>().add(i) = half::bf16::from_f32(*x).to_bits(),
-                }
-            }
-        }
+/// Writes `row` to every `step`th element.
+///
+/// # Safety
+/// They are writable.
+unsafe fn store<T: Copy>(to: *mut T, step: usize, row: &[T]) {
+    for (d, x) in row.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { *to.add(d * step) = *x };
     }
 }
 
