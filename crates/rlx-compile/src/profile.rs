@@ -99,8 +99,10 @@ pub enum Simd {
     Avx512,
     /// AVX-512 with BF16.
     Avx512Bf16,
-    /// NEON.
+    /// NEON with dot products.
     Neon,
+    /// NEON with I8MM.
+    I8mm,
 }
 
 /// How a model is compiled and run.

@@ -88,7 +88,8 @@ fn cpu(profile: &Profile) -> Result<Arc<dyn Backend>, DeviceError> {
         Simd::AvxVnni => Some(Level::AvxVnni),
         Simd::Avx512 => Some(Level::Avx512),
         Simd::Avx512Bf16 => Some(Level::Avx512Bf16),
-        _ => Some(Level::Neon),
+        Simd::Neon => Some(Level::Neon),
+        _ => Some(Level::I8mm),
     };
     let exact = profile.activations == Activations::Exact;
     let eager = profile.packing == Packing::Eager;

@@ -10,9 +10,13 @@
 //! | [`ActForm::Q8Super256`] | 256 × i8, sums of 16 as 16 × i16, sums of 32 as 8 × i16, scale f32, padded to 320 |
 //!
 //! Scales are `max|x| / 127`, numbers are rounded to nearest even.
+//!
+//! Where a level takes rows in pairs ([`Level::pairs`]), the records of rows `2i` and `2i + 1` of a tile share their
+//! numbers: of each 16, the first record has the first eight of both rows, the second record the last eight of both.
 
 use super::panel::{self, Words};
 use crate::simd::{Kernel, Level, Simd, dispatch};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// A form of activations.
@@ -145,6 +149,7 @@ impl ActSpec {
             // SAFETY: the record is within the bytes that the caller vouches for.
             to: unsafe { act.add(place * bytes) },
             step: t * bytes,
+            pair: (self.level.pairs() && t > 1).then_some(Pair { second: (row - start) % 2 == 1, bytes }),
             count: blocks.len(),
         };
         dispatch(self.level, quantise);
@@ -183,7 +188,31 @@ struct Quantise {
     x: *const f32,
     to: *mut u8,
     step: usize,
+    pair: Option<Pair>,
     count: usize,
+}
+
+/// Which of a pair a row is.
+#[derive(Clone, Copy)]
+struct Pair {
+    second: bool,
+    /// Of a record.
+    bytes: usize,
+}
+
+impl Pair {
+    /// Writes the numbers of a row to their places in both records, `to` being the row's own.
+    ///
+    /// # Safety
+    /// Both records are writable where this row's numbers go.
+    #[inline(always)]
+    unsafe fn share(self, numbers: &[[u8; 8]], to: *mut u8) {
+        let half = usize::from(self.second);
+        for (i, eight) in numbers.iter().enumerate() {
+            // SAFETY: of eight numbers, an even count is in the first record, an odd one in the second.
+            unsafe { to.sub(half * self.bytes).add(i % 2 * self.bytes + i / 2 * 16 + half * 8).cast::<[u8; 8]>().write_unaligned(*eight) }
+        }
+    }
 }
 
 impl Kernel for Quantise {
@@ -200,16 +229,16 @@ impl Kernel for Quantise {
                     ActForm::Q8Block(len) => {
                         let x = self.x.add(len * b);
                         let (d, sums) = match len {
-                            32 => quantise::<S, 32>(s, x, to),
-                            64 => quantise::<S, 64>(s, x, to),
-                            _ => quantise::<S, 128>(s, x, to),
+                            32 => quantise::<S, 32>(s, x, to, self.pair),
+                            64 => quantise::<S, 64>(s, x, to, self.pair),
+                            _ => quantise::<S, 128>(s, x, to, self.pair),
                         };
                         let sum: i32 = sums.iter().take(len / 16).sum();
                         to.add(block::scale(len)).cast::<f32>().write_unaligned(d);
                         to.add(block::sum(len)).cast::<f32>().write_unaligned(d * sum as f32);
                     }
                     ActForm::Q8Super256 => {
-                        let (d, sums) = quantise::<S, 256>(s, self.x.add(256 * b), to);
+                        let (d, sums) = quantise::<S, 256>(s, self.x.add(256 * b), to, self.pair);
                         let sums16 = sums.map(|v| v as i16);
                         let sums32: [i16; 8] = std::array::from_fn(|i| sums16[2 * i] + sums16[2 * i + 1]);
                         to.add(s256::SUMS16).cast::<[i16; 16]>().write_unaligned(sums16);
@@ -225,9 +254,11 @@ impl Kernel for Quantise {
 /// Quantises `N` floats to i8. Returns the scale and the sums of each 16.
 ///
 /// # Safety
-/// `x` is readable for `N` floats, `to` writable for `N` bytes.
+/// `x` is readable for `N` floats, `to` writable for `N` bytes; so is the other record of a pair.
 #[inline(always)]
-unsafe fn quantise<S: Simd, const N: usize>(s: S, x: *const f32, to: *mut u8) -> (f32, [i32; 16]) {
+unsafe fn quantise<S: Simd, const N: usize>(s: S, x: *const f32, to: *mut u8, pair: Option<Pair>) -> (f32, [i32; 16]) {
+    let mut own = MaybeUninit::<[u8; N]>::uninit();
+    let numbers = if pair.is_some() { own.as_mut_ptr().cast() } else { to };
     // SAFETY: all offsets are below N.
     unsafe {
         let zero = s.splat(0.0);
@@ -243,12 +274,15 @@ unsafe fn quantise<S: Simd, const N: usize>(s: S, x: *const f32, to: *mut u8) ->
         let inverse = if d > 1e-38 { 1.0 / d } else { 0.0 };
         let factor = s.splat(inverse);
         for i in (0..N).step_by(S::LANES) {
-            s.store_i8(to.add(i).cast(), s.to_i(s.mul(s.load(x.add(i)), factor)));
+            s.store_i8(numbers.add(i).cast(), s.to_i(s.mul(s.load(x.add(i)), factor)));
         }
         let mut sums = [0; 16];
         for i in 0..N / 16 {
-            let q = to.add(16 * i).cast::<[i8; 16]>().read_unaligned();
+            let q = numbers.add(16 * i).cast::<[i8; 16]>().read_unaligned();
             sums[i] = q.iter().map(|&v| i32::from(v)).sum();
+        }
+        if let Some(pair) = pair {
+            pair.share(own.assume_init_ref().as_chunks().0, to);
         }
         (if inverse == 0.0 { d * 0.0 } else { d }, sums)
     }

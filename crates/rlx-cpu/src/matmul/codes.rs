@@ -1,7 +1,8 @@
 //! Products of packed codes with activation bytes: 32 codes of each lane at a time (16 of 6 bits), for a tile of rows.
 //!
 //! Chunk `c` is elements `4c..4c+4`; how chunks share words is in [`super::layout`].  `a` points at the activations that
-//! the codes meet, in the first of the tile's records, `step` bytes apart.
+//! the codes meet, in the first of the tile's records, `step` bytes apart.  Where rows go in pairs ([`Simd::PAIRS`]),
+//! sums are in the order of [`Simd::dot_pair`] until they are flushed.
 
 use crate::simd::Simd;
 
@@ -49,26 +50,51 @@ unsafe fn word<S: Simd, const T: usize>(s: S, p: *const u8, i: usize) -> S::B {
     unsafe { s.load_b(p) }
 }
 
-/// Adds the products of chunks `c`, `c + 1`, … with their activations to the partial sums.
+/// Adds the products of chunks `c`, `c + 1`, … with their activations to the partial sums; `c` and `N` are even.
 ///
 /// # Safety
 /// The records hold these chunks.
 #[inline(always)]
 unsafe fn dots<S: Simd, const T: usize, const N: usize>(s: S, part: &mut [S::Part; T], w: [S::B; N], a: *const u8, step: usize, c: usize) {
-    for t in 0..T {
-        for i in 0..N {
+    if paired::<S, T>() {
+        for i in (0..N).step_by(2) {
+            let w = s.pair([w[i], w[i + 1]]);
+            for t in (0..T).step_by(2) {
+                // SAFETY: the caller's promise.
+                let a = unsafe { a.add(pair_at(c + i, t, step)) };
+                // SAFETY: as above.
+                [part[t], part[t + 1]] = unsafe { s.dot_pair([part[t], part[t + 1]], w, a.cast()) };
+            }
+        }
+    } else {
+        for t in 0..T {
             // SAFETY: the caller's promise.
-            part[t] = s.dot(part[t], w[i], unsafe { s.dup4(a.add(t * step + 4 * (c + i)).cast()) });
+            part[t] = unsafe { s.dots(part[t], w, a.add(t * step + 4 * c).cast()) };
         }
     }
 }
 
 #[inline(always)]
 fn flush<S: Simd, const T: usize>(s: S, sums: &mut [S::I; T], part: &mut [S::Part; T], end: impl Flush<S>) {
+    if paired::<S, T>() {
+        for t in (0..T).step_by(2) {
+            [part[t], part[t + 1]] = s.unpair([part[t], part[t + 1]]);
+        }
+    }
     for t in 0..T {
         sums[t] = end.flush(s, sums[t], part[t]);
         part[t] = s.part();
     }
+}
+
+/// Whether rows of a tile go in pairs.
+const fn paired<S: Simd, const T: usize>() -> bool {
+    S::PAIRS && T > 1
+}
+
+/// Where chunks `c` and `c + 1` of rows `t` and `t + 1` are, both even: see [`super::act`].
+const fn pair_at(c: usize, t: usize, step: usize) -> usize {
+    (t + c / 2 % 2) * step + c / 4 * 16
 }
 
 /// Codes of 2 bits: two words of four chunks.
@@ -212,14 +238,21 @@ pub(super) unsafe fn codes6<S: Simd, const T: usize>(
             s.or(s.bits_shr::<0>(l1, 15), s.bits_shr::<0>(high, 48)),
             s.or(s.bits_shr::<4>(l1, 15), s.bits_shr::<2>(high, 48)),
         ];
+        if paired::<S, T>() {
+            let mut part = [s.part(); T];
+            dots(s, &mut part, w, a, step, 0);
+            flush(s, sums, &mut part, end);
+            return;
+        }
         for t in 0..T {
-            let mut part = s.part();
-            for c in 0..4 {
-                part = s.dot(part, w[c], s.dup4(a.add(t * step + 4 * c).cast()));
-                if (c + 1) % S::U6_DOTS == 0 {
+            let a = a.add(t * step).cast::<i8>();
+            if S::U6_DOTS < 4 {
+                for c in (0..4).step_by(2) {
+                    let part = s.dots(s.part(), [w[c], w[c + 1]], a.add(4 * c));
                     sums[t] = end.flush(s, sums[t], part);
-                    part = s.part();
                 }
+            } else {
+                sums[t] = end.flush(s, sums[t], s.dots(s.part(), w, a));
             }
         }
     }
@@ -231,13 +264,22 @@ pub(super) unsafe fn codes6<S: Simd, const T: usize>(
 /// Codes and records are readable.
 #[inline(always)]
 pub(super) unsafe fn codes8<S: Simd, const T: usize>(s: S, sums: &mut [S::I; T], q: *const u8, a: *const u8, step: usize) {
-    for c in 0..8 {
+    let mut part = [s.part(); T];
+    for c in (0..8).step_by(2) {
         // SAFETY: the caller's promise.
         unsafe {
-            let w = s.prep8(word::<S, T>(s, q, c));
+            let w = [word::<S, T>(s, q, c), word::<S, T>(s, q, c + 1)];
+            if paired::<S, T>() {
+                dots(s, &mut part, w, a, step, c);
+                continue;
+            }
+            let w = w.map(|w| s.prep8(w));
             for t in 0..T {
-                sums[t] = s.dot8(sums[t], w, s.dup4(a.add(t * step + 4 * c).cast()));
+                sums[t] = s.dots8(sums[t], w, a.add(t * step + 4 * c).cast());
             }
         }
+    }
+    if paired::<S, T>() {
+        flush(s, sums, &mut part, Plain);
     }
 }

@@ -45,10 +45,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
     const TILE: usize;
     /// How many [`dot`](Simd::dot)s of 5-bit weights a [`Part`](Simd::Part) holds without overflow (at most 8).
     const U5_DOTS: usize;
-    /// The same for 6-bit weights (at most 4).
+    /// The same for 6-bit weights (2 or 4).
     const U6_DOTS: usize;
     /// What is added to signed 8-bit weights when they are packed: 0, or 128 where the dot product wants them unsigned.
     const I8_BIAS: u8;
+    /// Whether tiles of several activation rows multiply two chunks of weights with two rows at a time
+    /// ([`dot_pair`](Simd::dot_pair)). Weights have no bias then, and the records of two rows are interleaved.
+    const PAIRS: bool = false;
 
     /// `[f32; LANES]`.
     type F: Copy;
@@ -187,6 +190,38 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn part(self) -> Self::Part;
     /// Adds, lane by lane, the four products of weights `w` (unsigned, at most 63) and activations `a` (-127..=127).
     fn dot(self, p: Self::Part, w: Self::B, a: Self::B) -> Self::Part;
+    /// [`dot`](Simd::dot) with `N` chunks in turn, the activations being the `4 * N` bytes at `a`.
+    ///
+    /// # Safety
+    /// They are readable.
+    #[inline(always)]
+    unsafe fn dots<const N: usize>(self, mut p: Self::Part, w: [Self::B; N], a: *const i8) -> Self::Part {
+        for i in 0..N {
+            // SAFETY: the caller's promise.
+            p = self.dot(p, w[i], unsafe { self.dup4(a.add(4 * i)) });
+        }
+        p
+    }
+    /// Two chunks of weights, made ready for [`dot_pair`](Simd::dot_pair).
+    #[inline(always)]
+    fn pair(self, w: [Self::B; 2]) -> [Self::B; 2] {
+        w
+    }
+    /// Adds the products of two chunks of signed weights with two rows: at `a` are eight activations of the first row,
+    /// then eight of the second. Sums are in an order of their own until [`unpair`](Simd::unpair).
+    ///
+    /// # Safety
+    /// The 16 bytes are readable.
+    #[inline(always)]
+    unsafe fn dot_pair(self, p: [Self::Part; 2], w: [Self::B; 2], a: *const i8) -> [Self::Part; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [self.dots(p[0], w, a), self.dots(p[1], w, a.add(8))] }
+    }
+    /// What [`dot_pair`](Simd::dot_pair) added up, as a sum of each row.
+    #[inline(always)]
+    fn unpair(self, p: [Self::Part; 2]) -> [Self::Part; 2] {
+        p
+    }
     /// `sum + part * scale`.
     fn flush(self, sum: Self::I, p: Self::Part, scale: Self::Scale) -> Self::I;
     /// `part`, as i32.
@@ -197,6 +232,18 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn prep8(self, w: Self::B) -> Self::W8;
     /// Adds, lane by lane, the four products of weights (with their bias) and activations (-127..=127).
     fn dot8(self, sum: Self::I, w: Self::W8, a: Self::B) -> Self::I;
+    /// [`dot8`](Simd::dot8) with `N` chunks in turn, the activations being the `4 * N` bytes at `a`.
+    ///
+    /// # Safety
+    /// They are readable.
+    #[inline(always)]
+    unsafe fn dots8<const N: usize>(self, mut sum: Self::I, w: [Self::W8; N], a: *const i8) -> Self::I {
+        for i in 0..N {
+            // SAFETY: the caller's promise.
+            sum = self.dot8(sum, w[i], unsafe { self.dup4(a.add(4 * i)) });
+        }
+        sum
+    }
 
     /// Loads `2 * LANES` bytes as pairs of unsigned numbers.
     ///
@@ -274,12 +321,14 @@ pub enum Level {
     Avx512Bf16,
     /// Armv8.2 NEON with dot products.
     Neon,
+    /// [`Level::Neon`] with products of matrices of bytes.
+    I8mm,
 }
 
 impl Level {
     /// Every level, of one architecture the slower first; [`Level::Scalar`] is where each processor ends.
-    pub const ALL: [Level; 7] =
-        [Level::ScalarWide, Level::Scalar, Level::Avx2, Level::AvxVnni, Level::Avx512, Level::Avx512Bf16, Level::Neon];
+    pub const ALL: [Level; 8] =
+        [Level::ScalarWide, Level::Scalar, Level::Avx2, Level::AvxVnni, Level::Avx512, Level::Avx512Bf16, Level::Neon, Level::I8mm];
 
     /// Every level that this processor can run, slowest first; [`Level::ScalarWide`] among them.
     pub fn available() -> Vec<Level> {
@@ -296,6 +345,7 @@ impl Level {
         match self {
             Level::AvxVnni => Level::Avx2,
             Level::Avx512Bf16 => Level::Avx512,
+            Level::I8mm => Level::Neon,
             level => level,
         }
     }
@@ -313,7 +363,9 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => Avx512::<true>::new().is_some(),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => Neon::new().is_some(),
+            Level::Neon => Neon::<false>::new().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Level::I8mm => Neon::<true>::new().is_some(),
             #[allow(unreachable_patterns)]
             _ => false,
         }
@@ -324,14 +376,14 @@ impl Level {
         match self {
             Level::Scalar | Level::Avx2 | Level::AvxVnni => 8,
             Level::ScalarWide | Level::Avx512 | Level::Avx512Bf16 => 16,
-            Level::Neon => 4,
+            Level::Neon | Level::I8mm => 4,
         }
     }
 
     /// [`Simd::I8_BIAS`].
     pub const fn i8_bias(self) -> u8 {
         match self {
-            Level::Avx2 | Level::Neon => 0,
+            Level::Avx2 | Level::Neon | Level::I8mm => 0,
             Level::Scalar | Level::ScalarWide | Level::AvxVnni | Level::Avx512 | Level::Avx512Bf16 => 128,
         }
     }
@@ -340,13 +392,18 @@ impl Level {
     pub const fn tile(self) -> usize {
         match self {
             Level::Scalar | Level::Avx2 | Level::AvxVnni => 4,
-            Level::ScalarWide | Level::Avx512 | Level::Avx512Bf16 | Level::Neon => 8,
+            Level::ScalarWide | Level::Avx512 | Level::Avx512Bf16 | Level::Neon | Level::I8mm => 8,
         }
     }
 
     /// Whether products of many rows with bfloat16 weights multiply bfloat16 ([`Simd::dot_bf16`]).
     pub const fn dots_bf16(self) -> bool {
         matches!(self, Level::ScalarWide | Level::Avx512Bf16)
+    }
+
+    /// [`Simd::PAIRS`].
+    pub const fn pairs(self) -> bool {
+        matches!(self, Level::I8mm)
     }
 
     /// The name that [`Level::from_str`] reads.
@@ -359,6 +416,7 @@ impl Level {
             Level::Avx512 => "avx512",
             Level::Avx512Bf16 => "avx512bf16",
             Level::Neon => "neon",
+            Level::I8mm => "i8mm",
         }
     }
 }
@@ -418,6 +476,8 @@ pub fn dispatch_int8<K: Kernel>(level: Level, kernel: K) -> K::Out {
     match level {
         #[cfg(target_arch = "x86_64")]
         Level::AvxVnni => avx2::enter_vnni(kernel, Avx2::new().expect("the processor has AVX-VNNI")),
+        #[cfg(target_arch = "aarch64")]
+        Level::I8mm => neon::enter_i8mm(kernel, Neon::new().expect("the processor has NEON products of matrices of bytes")),
         _ => dispatch(level, kernel),
     }
 }

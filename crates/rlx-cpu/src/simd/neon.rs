@@ -1,29 +1,41 @@
-//! [`Simd`] with Armv8.2 NEON and dot products: 4 lanes; products of bytes go straight to i32 (`sdot`).
+//! [`Simd`] with Armv8.2 NEON and dot products: 4 lanes; products of bytes go straight to i32 (`sdot`, with I8MM also
+//! `smmla`).
 //!
-//! Half floats and dot products are written as assembly, their intrinsics not being stable.
+//! Half floats and products of bytes are written as assembly, their intrinsics not being stable.
 
 use super::{Kernel, Simd};
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
-/// Proof that the processor has NEON with dot products.
+/// Proof that the processor has NEON with dot products; with `I8MM` also products of matrices of bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Neon(());
+pub struct Neon<const I8MM: bool>(());
 
-impl Neon {
-    /// `None` where the processor lacks it.
+impl<const I8MM: bool> Neon<I8MM> {
+    /// `None` where the processor lacks any of them.
     #[inline]
     pub fn new() -> Option<Self> {
         let has = is_aarch64_feature_detected!("neon") && is_aarch64_feature_detected!("dotprod");
-        has.then_some(Neon(()))
+        (has && (!I8MM || is_aarch64_feature_detected!("i8mm"))).then_some(Neon(()))
     }
 }
 
 /// Runs `kernel` in a function compiled for NEON with dot products.
 #[inline]
-pub(super) fn enter<K: Kernel>(kernel: K, s: Neon) -> K::Out {
+pub(super) fn enter<K: Kernel>(kernel: K, s: Neon<false>) -> K::Out {
     #[target_feature(enable = "neon,dotprod")]
-    fn inner<K: Kernel>(kernel: K, s: Neon) -> K::Out {
+    fn inner<K: Kernel>(kernel: K, s: Neon<false>) -> K::Out {
+        kernel.run(s)
+    }
+    // SAFETY: the token proves that the processor has the features.
+    unsafe { inner(kernel, s) }
+}
+
+/// Runs `kernel` in a function compiled for NEON with dot products and I8MM.
+#[inline]
+pub(super) fn enter_i8mm<K: Kernel>(kernel: K, s: Neon<true>) -> K::Out {
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    fn inner<K: Kernel>(kernel: K, s: Neon<true>) -> K::Out {
         kernel.run(s)
     }
     // SAFETY: the token proves that the processor has the features.
@@ -53,12 +65,66 @@ fn sdot(mut sum: int32x4_t, w: uint8x16_t, a: uint8x16_t) -> int32x4_t {
     sum
 }
 
-impl Simd for Neon {
+/// [`sdot`] with the same four activations in every lane: word `LANE` of `a`.
+#[inline(always)]
+fn sdot_lane<const LANE: usize>(mut sum: int32x4_t, w: uint8x16_t, a: uint8x16_t) -> int32x4_t {
+    // SAFETY: only registers; a token exists wherever this is called.
+    unsafe {
+        asm!(
+            ".arch_extension dotprod",
+            "sdot {s:v}.4s, {w:v}.16b, {a:v}.4b[{lane}]",
+            s = inout(vreg) sum, w = in(vreg) w, a = in(vreg) a, lane = const LANE,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// `sum + w · aᵀ`: `w` and `a` are two rows of eight signed bytes, the sums `[w0·a0, w0·a1, w1·a0, w1·a1]`.
+#[inline(always)]
+fn smmla(mut sum: int32x4_t, w: uint8x16_t, a: uint8x16_t) -> int32x4_t {
+    // SAFETY: only registers; this is called with a token of I8MM alone.
+    unsafe {
+        asm!(
+            ".arch_extension i8mm",
+            "smmla {s:v}.4s, {w:v}.16b, {a:v}.16b",
+            s = inout(vreg) sum, w = in(vreg) w, a = in(vreg) a,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// Products with chunks in turn, several for a load of activations.
+///
+/// # Safety
+/// `a` is readable for `4 * N` bytes.
+#[inline(always)]
+unsafe fn sdots<const N: usize>(mut sum: int32x4_t, w: [uint8x16_t; N], a: *const i8) -> int32x4_t {
+    const { assert!(N.is_multiple_of(2)) };
+    for i in (0..N).step_by(if N.is_multiple_of(4) { 4 } else { 2 }) {
+        // SAFETY: the caller's promise.
+        let a = unsafe { a.cast::<u8>().add(4 * i) };
+        if N.is_multiple_of(4) {
+            let a = with!(vld1q_u8(a));
+            sum = sdot_lane::<1>(sdot_lane::<0>(sum, w[i], a), w[i + 1], a);
+            sum = sdot_lane::<3>(sdot_lane::<2>(sum, w[i + 2], a), w[i + 3], a);
+        } else {
+            // The upper lanes are not named.
+            let a = with!(vcombine_u8(vld1_u8(a), vdup_n_u8(0)));
+            sum = sdot_lane::<1>(sdot_lane::<0>(sum, w[i], a), w[i + 1], a);
+        }
+    }
+    sum
+}
+
+impl<const I8MM: bool> Simd for Neon<I8MM> {
     const LANES: usize = 4;
     const TILE: usize = 8;
     const U5_DOTS: usize = 8;
     const U6_DOTS: usize = 4;
     const I8_BIAS: u8 = 0;
+    const PAIRS: bool = I8MM;
 
     type F = float32x4_t;
     type I = int32x4_t;
@@ -217,6 +283,37 @@ impl Simd for Neon {
         sdot(p, w, a)
     }
     #[inline(always)]
+    unsafe fn dots<const N: usize>(self, p: Self::Part, w: [Self::B; N], a: *const i8) -> Self::Part {
+        // SAFETY: the caller's promise.
+        unsafe { sdots(p, w, a) }
+    }
+    /// Eight consecutive weights of rows 0 and 1, of rows 2 and 3.
+    #[inline(always)]
+    fn pair(self, w: [Self::B; 2]) -> [Self::B; 2] {
+        if !I8MM {
+            return w;
+        }
+        with! {
+            let [a, b] = w.map(|w| vreinterpretq_u32_u8(w));
+            [vreinterpretq_u8_u32(vzip1q_u32(a, b)), vreinterpretq_u8_u32(vzip2q_u32(a, b))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_pair(self, p: [Self::Part; 2], w: [Self::B; 2], a: *const i8) -> [Self::Part; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if !I8MM {
+                return [self.dots(p[0], w, a), self.dots(p[1], w, a.add(8))];
+            }
+            let a = self.load_b(a.cast());
+            [smmla(p[0], w[0], a), smmla(p[1], w[1], a)]
+        }
+    }
+    #[inline(always)]
+    fn unpair(self, p: [Self::Part; 2]) -> [Self::Part; 2] {
+        if I8MM { with!([vuzp1q_s32(p[0], p[1]), vuzp2q_s32(p[0], p[1])]) } else { p }
+    }
+    #[inline(always)]
     fn flush(self, sum: Self::I, p: Self::Part, scale: Self::Scale) -> Self::I {
         with!(vmlaq_s32(sum, p, scale))
     }
@@ -235,6 +332,11 @@ impl Simd for Neon {
     #[inline(always)]
     fn dot8(self, sum: Self::I, w: Self::W8, a: Self::B) -> Self::I {
         sdot(sum, w, a)
+    }
+    #[inline(always)]
+    unsafe fn dots8<const N: usize>(self, sum: Self::I, w: [Self::W8; N], a: *const i8) -> Self::I {
+        // SAFETY: the caller's promise.
+        unsafe { sdots(sum, w, a) }
     }
 
     #[inline(always)]

@@ -84,9 +84,15 @@ impl Kernel for Observe {
             show(s.to_f(s.part_to_i(part)));
             let five = s.or(s.bits_shl::<4>(w6, 16), s.bits_shr::<2>(w6, 15));
             show(s.to_f(s.part_to_i(s.dot(s.part(), five, s.dup4(act)))));
+            let sums = s.dot_pair([s.part(); 2], s.pair([w4, w6]), act);
+            for part in s.unpair(s.dot_pair(sums, s.pair([w4, w4]), act.add(16))) {
+                show(s.to_f(s.part_to_i(part)));
+            }
             let biased = any.map(|b| b ^ S::I8_BIAS);
             let w8 = s.prep8(s.load_b(biased.as_ptr()));
             show(s.to_f(s.dot8(s.isplat(7), w8, s.dup4(act))));
+            show(s.to_f(s.dots8(s.isplat(7), [w8; 2], act)));
+            show(s.to_f(s.part_to_i(s.dots(s.part(), [w4; 4], act))));
             show(s.to_f(s.madd(s.isplat(1), pairs, s.dup_pair(pair.as_ptr()))));
             show(s.to_f(s.madd(s.isplat(1), signed, s.dup_pair(pair.as_ptr()))));
             let mut first = [9f32; 16];
@@ -117,16 +123,17 @@ fn every_level_agrees_with_scalar() {
 fn constants_of_levels_are_those_of_their_types() {
     struct Constants;
     impl Kernel for Constants {
-        type Out = (usize, u8, usize);
+        type Out = (usize, u8, usize, bool);
         #[inline(always)]
         fn run<S: Simd>(self, _: S) -> Self::Out {
-            (S::LANES, S::I8_BIAS, S::TILE)
+            assert!(!S::PAIRS || S::I8_BIAS == 0);
+            (S::LANES, S::I8_BIAS, S::TILE, S::PAIRS)
         }
     }
     for level in Level::available() {
-        assert_eq!(dispatch_int8(level, Constants), (level.lanes(), level.i8_bias(), level.tile()), "{level}");
+        assert_eq!(dispatch_int8(level, Constants), (level.lanes(), level.i8_bias(), level.tile(), level.pairs()), "{level}");
         let base = level.base();
-        assert_eq!(dispatch(level, Constants), (base.lanes(), base.i8_bias(), base.tile()), "{level}");
+        assert_eq!(dispatch(level, Constants), (base.lanes(), base.i8_bias(), base.tile(), base.pairs()), "{level}");
         // Prepared activations and packed groups pass between the two.
         assert_eq!((level.lanes(), level.tile()), (base.lanes(), base.tile()), "{level}");
     }
@@ -141,7 +148,7 @@ fn levels_are_read_by_their_names_and_stand_on_available_ones() {
     }
     assert!(Level::available().contains(&Level::detect()) && Level::detect() != Level::ScalarWide);
     let e = "avx".parse::<Level>().unwrap_err();
-    assert_eq!(e, "unknown instruction set `avx` (one of scalar, avx2, avxvnni, avx512, avx512bf16, neon)");
+    assert_eq!(e, "unknown instruction set `avx` (one of scalar, avx2, avxvnni, avx512, avx512bf16, neon, i8mm)");
 }
 
 /// The manual: bit 4 of EAX of leaf 7, subleaf 1.
