@@ -49,6 +49,10 @@ bench *ARGS:
 bench-docs *CAPSULES:
     @[ "${1-}" != "--" ] || shift; exec cargo run --release --package rlx-bench -- report --docs docs/benchmarks.md "$@"
 
+# Count the instructions of NEON products per block of weights, under qemu-aarch64
+neon-instructions:
+    @exec crates/rlx-cpu/benches/instructions.sh
+
 # Pull a Qwen3 checkpoint from the Hugging Face hub into ./weights (needs Docker): just fetch-qwen3 Qwen/Qwen3-0.6B
 fetch-qwen3 REPO REVISION="main":
     @docker/qwen3-fetch/fetch.sh "$1" "$2"
