@@ -24,7 +24,7 @@ use std::ops::Range;
 pub enum ActForm {
     /// As they are; nothing is prepared.
     F32,
-    /// Words in the order in which products of many rows read them, in blocks of so many rows ([`super::panel`]).
+    /// Words in the order in which products of many rows read them, tile by tile, in blocks of so many rows.
     Tiles(Words, usize),
     /// int8 with a scale per 32, 64 or 128.
     Q8Block(usize),
