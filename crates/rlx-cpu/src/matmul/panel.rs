@@ -289,11 +289,14 @@ impl Kernel for Fill<'_> {
                     (Words::F32, WeightType::BF16) if whole => turn_bf16(s, rows, row_bytes, len, out),
                     _ => {
                         for (r, wide) in self.wide.chunks_exact_mut(DEPTH).take(S::LANES).enumerate() {
-                            wide.fill(0.0);
-                            if r < n {
+                            if r >= n {
+                                wide[..steps].fill(0.0);
+                            } else {
                                 let bytes = std::slice::from_raw_parts(rows.add(r * row_bytes), to - from);
                                 match (words, self.ty) {
                                     (Words::Bf16, _) => {
+                                        // An odd row ends with half a word.
+                                        wide[steps - 1] = 0.0;
                                         std::ptr::copy_nonoverlapping(bytes.as_ptr(), wide.as_mut_ptr().cast(), bytes.len());
                                     }
                                     (_, WeightType::F16) => widen_f16(s, bytes, &mut wide[..len]),

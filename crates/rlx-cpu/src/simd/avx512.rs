@@ -101,8 +101,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             let pairs = |v| unsafe { std::mem::transmute::<__m512i, __m512bh>(v) };
             return with!(_mm512_dpbf16_ps(sum, pairs(a), pairs(b)));
         }
-        let ([a0, a1], [b0, b1]) = (self.widen_bf16(a), self.widen_bf16(b));
-        self.fma(a1, b1, self.fma(a0, b0, sum))
+        super::dot_widened(self, sum, a, b)
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {

@@ -94,8 +94,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `sum + a.0 * b.0 + a.1 * b.1` of the two bfloat16 of each word, rounded once or twice.
     #[inline(always)]
     fn dot_bf16(self, sum: Self::F, a: Self::B, b: Self::B) -> Self::F {
-        let ([a0, a1], [b0, b1]) = (self.widen_bf16(a), self.widen_bf16(b));
-        self.fma(a1, b1, self.fma(a0, b0, sum))
+        dot_widened(self, sum, a, b)
     }
     /// `a + b`.
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
@@ -301,6 +300,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
     }
     /// Hints that the cache line of `p` is read soon. `p` need not be readable.
     fn prefetch(self, p: *const u8);
+}
+
+/// [`Simd::dot_bf16`] where there is no instruction for it.
+#[inline(always)]
+fn dot_widened<S: Simd>(s: S, sum: S::F, a: S::B, b: S::B) -> S::F {
+    let ([a0, a1], [b0, b1]) = (s.widen_bf16(a), s.widen_bf16(b));
+    s.fma(a1, b1, s.fma(a0, b0, sum))
 }
 
 /// A computation written over any [`Simd`]. Mark `run` `#[inline(always)]`.

@@ -81,7 +81,7 @@ impl Step for LinearStep {
         debug_assert!(total + w.nth * room <= len);
         // SAFETY: x is dense and complete since an earlier phase.
         let x = unsafe { f.dense::<f32>(self.x) };
-        if stage + 1 < self.stages(f) {
+        if stage == 0 && !forms.is_empty() {
             for (spec, at) in forms.iter().zip(&starts) {
                 // SAFETY: the scratch memory holds every form; threads write their own shares.
                 unsafe { spec.prepare(x, m, scratch.add(*at), w.ith, w.nth) };
