@@ -10,7 +10,7 @@ use crate::backend::{Backend, BackendError, Pool};
 use rlx_ir::graph::Def;
 use rlx_ir::ops::Op;
 use rlx_ir::{Bindings, DType, Dim, Graph, NodeId, Type, ValueId};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 /// Alignment of every buffer in the arena, in bytes.
 pub const ALIGN: u64 = 64;
@@ -28,6 +28,9 @@ pub enum Root {
     Arena,
 }
 
+/// Elements between neighbours along each dimension; up to two need no memory of their own.
+pub type Strides = SmallVec<[Dim; 2]>;
+
 /// How a value is laid out in its root: element strides and offset.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Place {
@@ -38,7 +41,7 @@ pub struct Place {
     /// Elements from the owner's first element to this value's.
     pub offset: Dim,
     /// Elements between neighbours along each dimension.
-    pub strides: Vec<Dim>,
+    pub strides: Strides,
 }
 
 /// A graph with its schedule and places.
@@ -48,8 +51,8 @@ pub struct Plan {
     pub graph: Graph,
     /// One per value; `None` for values nobody stores (segments).
     pub places: Vec<Option<Place>>,
-    /// Nodes that do work, by phase.
-    pub phases: Vec<Vec<NodeId>>,
+    /// Nodes that do work, by phase; most phases are short.
+    pub phases: Vec<SmallVec<[NodeId; 4]>>,
     /// Value → first and last phase in which its bytes are in use (owners in the arena only).
     live: Vec<Option<(usize, usize)>>,
     /// Node → phase, for nodes that do work.
@@ -84,8 +87,8 @@ pub struct Layout {
 }
 
 /// Row-major strides.
-fn dense_strides(shape: &[Dim]) -> Vec<Dim> {
-    let mut s = vec![Dim::from(1); shape.len()];
+fn dense_strides(shape: &[Dim]) -> Strides {
+    let mut s: Strides = smallvec![Dim::from(1); shape.len()];
     for i in (1..shape.len()).rev() {
         s[i - 1] = s[i].clone() * &shape[i];
     }
@@ -106,7 +109,7 @@ fn is_dense(shape: &[Dim], strides: &[Dim]) -> bool {
 }
 
 /// Strides of `from` (with `strides`) seen as shape `to`, when no copy is needed.
-fn reshape_strides(from: &[Dim], strides: &[Dim], to: &[Dim]) -> Option<Vec<Dim>> {
+fn reshape_strides(from: &[Dim], strides: &[Dim], to: &[Dim]) -> Option<Strides> {
     let one = Dim::from(1);
     // Runs of input dimensions that are contiguous with each other: (elements, stride of the last).
     let mut runs: Vec<(Dim, Dim)> = vec![];
@@ -119,7 +122,7 @@ fn reshape_strides(from: &[Dim], strides: &[Dim], to: &[Dim]) -> Option<Vec<Dim>
             _ => runs.push((n.clone(), s.clone())),
         }
     }
-    let mut out = vec![one.clone(); to.len()];
+    let mut out: Strides = smallvec![one.clone(); to.len()];
     let (mut run, mut taken) = (runs.len(), Dim::from(0));
     for i in (0..to.len()).rev().filter(|i| to[*i] != one) {
         if taken == Dim::from(0) || taken == runs.get(run)?.0 {
@@ -140,7 +143,7 @@ fn reshape_strides(from: &[Dim], strides: &[Dim], to: &[Dim]) -> Option<Vec<Dim>
 }
 
 /// The view `op` makes of its input, when it is one: (offset, strides).
-fn view(g: &Graph, op: &Op, input: ValueId, place: &Place, out: &[Dim]) -> Option<(Dim, Vec<Dim>)> {
+fn view(g: &Graph, op: &Op, input: ValueId, place: &Place, out: &[Dim]) -> Option<(Dim, Strides)> {
     let shape = shape_of(g, input);
     match op {
         Op::Reshape(_) => Some((place.offset.clone(), reshape_strides(shape, &place.strides, out)?)),
@@ -161,7 +164,7 @@ fn view(g: &Graph, op: &Op, input: ValueId, place: &Place, out: &[Dim]) -> Optio
 impl Plan {
     /// Plans a lowered graph for `backend`.
     pub fn new(graph: Graph, backend: &dyn Backend) -> Plan {
-        let mut plan = Plan { places: vec![None; graph.values.len()], phases: vec![], live: vec![], phase_of: vec![], graph };
+        let mut plan = Plan { places: vec![], phases: vec![], live: vec![], phase_of: vec![], graph };
         plan.place(backend);
         plan.schedule();
         plan.liveness();
@@ -171,7 +174,7 @@ impl Plan {
     fn own(&self, v: ValueId, root: Root) -> Option<Place> {
         match self.graph.ty(v) {
             Type::Tensor(_, s) => Some(Place { root, owner: v, offset: Dim::from(0), strides: dense_strides(&s.0) }),
-            Type::Cache(..) | Type::State(..) => Some(Place { root, owner: v, offset: Dim::from(0), strides: vec![] }),
+            Type::Cache(..) | Type::State(..) => Some(Place { root, owner: v, offset: Dim::from(0), strides: Strides::new() }),
             _ => None,
         }
     }
@@ -179,12 +182,14 @@ impl Plan {
     fn place(&mut self, backend: &dyn Backend) {
         let g = &self.graph;
         let is_view_op = |op: &Op| matches!(op, Op::Reshape(_) | Op::Slice(_) | Op::Permute(_) | Op::Broadcast(_));
-        // Who reads what may become a view.
-        let mut uses: Vec<Vec<(usize, usize)>> = vec![vec![]; g.values.len()];
+        // Who reads what may become a view: value, node, number of the input.
+        let mut uses: Vec<(ValueId, usize, usize)> = vec![];
         for (i, n) in g.nodes.iter().enumerate() {
             let views = n.ins.iter().enumerate().filter(|(_, v)| g.producer(**v).is_some_and(|n| is_view_op(&n.op)));
-            views.for_each(|(k, v)| uses[v.index()].push((i, k)));
+            uses.extend(views.map(|(k, v)| (*v, i, k)));
         }
+        uses.sort_unstable();
+        let uses_of = |v: ValueId| uses[uses.partition_point(|u| u.0 < v)..].iter().take_while(move |u| u.0 == v);
         let mut is_output = vec![false; g.values.len()];
         g.outputs.iter().for_each(|o| is_output[o.1.index()] = true);
         let mut places: Vec<Option<Place>> = vec![None; g.values.len()];
@@ -214,7 +219,7 @@ impl Plan {
                     let readable = dense
                         || tail
                             && !is_output[v.index()]
-                            && uses[v.index()].iter().all(|(i, k)| {
+                            && uses_of(*v).all(|(_, i, k)| {
                                 let op = &g.nodes[*i].op;
                                 is_view_op(op) || backend.accepts_strided(op, *k)
                             });
@@ -261,7 +266,7 @@ impl Plan {
             n.outs.iter().for_each(|v| ready[v.index()] = phase + 1);
         }
         let count = phase_of.iter().flatten().max().map_or(0, |p| p + 1);
-        let mut phases = vec![vec![]; count];
+        let mut phases = vec![SmallVec::new(); count];
         for (i, p) in phase_of.iter().enumerate() {
             if let Some(p) = p {
                 phases[*p].push(NodeId(i as u32));

@@ -4,10 +4,8 @@
 use super::rewrite::Rewrite;
 use rlx_ir::{Graph, Node, Type};
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::mem::discriminant;
 
 /// Feeds text to a hasher.
 struct HashText(DefaultHasher);
@@ -19,31 +17,22 @@ impl Write for HashText {
     }
 }
 
-fn hash(of: impl FnOnce(&mut HashText)) -> u64 {
+fn hash(node: &Node) -> u64 {
     let mut h = HashText(DefaultHasher::new());
-    of(&mut h);
+    // Writing to a hasher does not fail.
+    let _ = write!(h, "{:?}", node.op);
+    node.ins.hash(&mut h.0);
     h.0.finish()
-}
-
-/// By kind and inputs alone: attributes are written out only where these repeat.
-fn rough(node: &Node) -> u64 {
-    hash(|h| (discriminant(&node.op), &node.ins[..]).hash(&mut h.0))
-}
-
-fn whole(node: &Node) -> u64 {
-    hash(|h| {
-        // Writing to a hasher does not fail.
-        let _ = write!(h, "{:?}", node.op);
-        node.ins.hash(&mut h.0);
-    })
 }
 
 /// Merges equal nodes.  Nodes that write states stay, each a write of its own.
 pub fn run(graph: Graph) -> Graph {
     let mut r = Rewrite::new(graph);
-    // The only node of each rough hash, or none where there are several.
-    let mut only: HashMap<u64, Option<usize>> = HashMap::with_capacity(r.len());
-    // Of those that are not the only one, the latest of each whole hash, and the one before each of the same hash.
+    // The first node to read each value as its first input: equal nodes do, and most values have no other, so most nodes
+    // need no hash.
+    let mut reader: Vec<Option<usize>> = vec![None; r.graph.values.len()];
+    let mut is_hashed = vec![false; r.len()];
+    // Of nodes that were hashed, the latest of each hash, and the one before each of the same hash.
     let mut latest: HashMap<u64, usize> = HashMap::new();
     let mut earlier: HashMap<usize, usize> = HashMap::new();
     for i in 0..r.len() {
@@ -52,18 +41,16 @@ pub fn run(graph: Graph) -> Graph {
         if node.outs.iter().any(|v| matches!(r.graph.ty(*v), Type::Cache(..) | Type::State(..))) {
             continue;
         }
-        match only.entry(rough(node)) {
-            Entry::Vacant(e) => {
-                e.insert(Some(i));
+        if let Some(v) = node.ins.first() {
+            let Some(first) = reader[v.index()] else {
+                reader[v.index()] = Some(i);
                 continue;
-            }
-            Entry::Occupied(mut e) => {
-                if let Some(other) = e.get_mut().take() {
-                    latest.insert(whole(&r.graph.nodes[other]), other).map(|k| earlier.insert(other, k));
-                }
+            };
+            if !std::mem::replace(&mut is_hashed[first], true) {
+                latest.insert(hash(&r.graph.nodes[first]), first).map(|k| earlier.insert(first, k));
             }
         }
-        let hash = whole(node);
+        let hash = hash(node);
         let equal = |k: &usize| r.graph.nodes[*k].op == node.op && r.graph.nodes[*k].ins == node.ins;
         let Some(first) = std::iter::successors(latest.get(&hash).copied(), |k| earlier.get(k).copied()).find(equal) else {
             latest.insert(hash, i).map(|k| earlier.insert(i, k));
