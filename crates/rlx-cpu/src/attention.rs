@@ -21,7 +21,8 @@ use crate::simd::{Level, dispatch};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
-use tile::{CHUNK, KEYS, ROWS, Tile, Typed};
+use tile::{CHUNK, KEYS, Tile, Typed};
+pub use tile::{MOST_ROWS, ROWS};
 
 /// Element type of keys and values in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,9 @@ impl KvType {
         }
     }
 }
+
+/// Working memory of a thread: floats, and what each row of a tile sees with its statistics.
+type Scratch = (Vec<f32>, Vec<(Range<usize>, Stats)>);
 
 /// The fixed properties of an attention layer and of its cache.
 #[derive(Clone, Copy, Debug)]
@@ -235,29 +239,31 @@ impl Attention {
     /// Runs tiles of rows over `keys` and hands each row's unnormalised sums and statistics to `done`.
     unsafe fn tiles(&self, seg: &Segment<'_>, rows: Range<usize>, keys: Range<usize>, mut done: impl FnMut(usize, &[f32], Stats)) {
         thread_local! {
-            static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+            static SCRATCH: RefCell<Scratch> = const { RefCell::new((Vec::new(), Vec::new())) };
         }
         assert_eq!(self.block_tokens % (CHUNK / 2), 0, "positions of a block");
         assert!(rows.end <= self.n_rows(seg), "row {} of {}", rows.end, self.n_rows(seg));
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.resize(ROWS * (KEYS + self.value_dim) + KEYS * (self.head_dim + self.value_dim), 0.0);
-            let (scores, rest) = scratch.split_at_mut(ROWS * KEYS);
-            let (acc, wide) = rest.split_at_mut(ROWS * self.value_dim);
-            for first in rows.clone().step_by(ROWS) {
-                let n = ROWS.min(rows.end - first);
-                let mut stats = [Stats { max: f32::NEG_INFINITY, sum: 0.0 }; ROWS];
+        SCRATCH.with_borrow_mut(|(floats, tile_rows)| {
+            floats.resize((MOST_ROWS + KEYS) * (self.head_dim + self.value_dim) + ROWS * KEYS, 0.0);
+            let (scores, rest) = floats.split_at_mut(ROWS * KEYS);
+            let (queries, rest) = rest.split_at_mut(MOST_ROWS * self.head_dim);
+            let (acc, packed) = rest.split_at_mut(MOST_ROWS * self.value_dim);
+            for first in rows.clone().step_by(MOST_ROWS) {
+                let n = MOST_ROWS.min(rows.end - first);
+                tile_rows.clear();
+                tile_rows.extend((first..first + n).map(|r| (self.visible(seg, r), Stats { max: f32::NEG_INFINITY, sum: 0.0 })));
                 acc[..n * self.value_dim].fill(0.0);
                 // Rows of a tile are in order of position, so the first sees the earliest and the last the latest key.
-                let start = self.visible(seg, first).start.max(keys.start);
-                let end = self.visible(seg, first + n - 1).end.min(keys.end);
-                let tile = Tile { at: self, seg, first, n, start, end, scores, acc, wide, stats: &mut stats };
+                let start = tile_rows[0].0.start.max(keys.start);
+                let end = tile_rows[n - 1].0.end.min(keys.end);
+                let tile = Tile { at: self, seg, first, start, end, queries, scores, acc, packed, rows: tile_rows };
                 match self.kv {
                     KvType::F32 => dispatch(self.level, Typed::<F32>(tile, PhantomData)),
                     KvType::F16 => dispatch(self.level, Typed::<F16>(tile, PhantomData)),
                     KvType::BF16 => dispatch(self.level, Typed::<Bf16>(tile, PhantomData)),
                 }
-                for r in 0..n {
-                    done(first + r, &acc[r * self.value_dim..][..self.value_dim], stats[r]);
+                for (r, (_, stats)) in tile_rows.iter().enumerate() {
+                    done(first + r, &acc[r * self.value_dim..][..self.value_dim], *stats);
                 }
             }
         });

@@ -22,3 +22,19 @@ pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     let scale = s.bits_to_f(s.ishl::<23>(s.iadd(n, s.isplat(127))));
     s.select_lt(x, lowest, s.splat(0.0), s.mul(p, scale))
 }
+
+/// `e^x` for `x` of at most 0 with an error of at most 1.2e-7, relative to 1, for two thirds of the work of [`exp`]; what is
+/// smaller than `2^-125` becomes that.
+#[inline(always)]
+pub fn exp_of_negative<S: Simd>(s: S, x: S::F) -> S::F {
+    // In this order of operands NaN stays NaN.
+    let t = s.max(s.splat(-125.0), s.mul(x, s.splat(std::f32::consts::LOG2_E)));
+    let n = s.to_i(t);
+    let r = s.sub(t, s.to_f(n));
+    // 2^r for r of at most a half, exactly 1 at 0: of the polynomials that begin like it, that of least relative error, 1.1e-7.
+    let mut p = s.splat(1.330_026_5e-3);
+    for c in [9.669_709e-3, 5.550_56e-2, 0.240_222_81, std::f32::consts::LN_2, 1.0] {
+        p = s.fma(p, r, s.splat(c));
+    }
+    s.mul(p, s.bits_to_f(s.ishl::<23>(s.iadd(n, s.isplat(127)))))
+}

@@ -244,3 +244,27 @@ fn exp_is_within_two_units() {
         assert_eq!(dispatch(level, Exp(-1e5)), 0.0, "{level}");
     }
 }
+
+#[test]
+fn exp_of_negative_is_as_exact_as_a_weight_needs() {
+    struct Exp(f32);
+    impl Kernel for Exp {
+        type Out = f32;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> f32 {
+            s.sum(exp_of_negative(s, s.splat(self.0))) / S::LANES as f32
+        }
+    }
+    for level in Level::available() {
+        for i in 0..10_000 {
+            let x = i as f32 * -0.01;
+            let (got, want) = (f64::from(dispatch(level, Exp(x))), f64::from(x).exp());
+            assert!((got - want).abs() < 1.2e-7, "{level}: e^{x} is {want}, not {got}");
+            let relative = 2e-7 + 1e-7 * f64::from(x.abs());
+            assert!(x < -86.0 || (got / want - 1.0).abs() < relative, "{level}: e^{x} is {want}, not {got}");
+        }
+        assert_eq!(dispatch(level, Exp(0.0)), 1.0, "{level}");
+        assert_eq!(dispatch(level, Exp(f32::NEG_INFINITY)), 2f32.powi(-125), "{level}");
+        assert!(dispatch(level, Exp(f32::NAN)).is_nan(), "{level}");
+    }
+}

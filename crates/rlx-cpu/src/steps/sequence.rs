@@ -1,6 +1,6 @@
 //! Steps over ragged sequences: rotary embedding, cache writes, attention.
 
-use crate::attention::{Attention, KvType, Segment, Stats};
+use crate::attention::{Attention, KvType, MOST_ROWS, ROWS, Segment, Stats};
 use crate::frame::{Frame, Step};
 use crate::simd::Level;
 use crate::team::Worker;
@@ -202,8 +202,6 @@ pub(crate) struct AttentionStep {
     pub y: ValueId,
 }
 
-/// Query rows per unit of work in prefill.
-const UNIT_TOKENS: usize = 16;
 /// Fewest keys worth a thread of their own.
 const SPLIT_KEYS: usize = 256;
 /// Most ranges of keys one problem is split into.
@@ -214,6 +212,13 @@ fn splits(units: usize, n_keys: usize, nth: usize) -> usize {
     if units >= 2 * nth { 1 } else { (2 * nth).div_ceil(units.max(1)).min(n_keys / SPLIT_KEYS).clamp(1, MAX_SPLITS) }
 }
 
+/// Tokens of a unit of work of prefill: whole tiles, as many as read keys and values together, or fewer where each thread
+/// would have less than four units.
+fn unit_tokens(tokens: usize, group: usize, kv_heads: usize, nth: usize) -> usize {
+    let tile = (ROWS / group).max(1);
+    (tokens * kv_heads / (4 * nth)).next_multiple_of(tile).clamp(tile, (MOST_ROWS / group).max(1))
+}
+
 /// Bytes of partial results of one decode token: sums and statistics of every head and split.
 pub(crate) fn attention_scratch(tokens: usize, segments: usize, heads: usize, value_dim: usize) -> usize {
     // Only decoding (one token per segment) is split.
@@ -221,13 +226,13 @@ pub(crate) fn attention_scratch(tokens: usize, segments: usize, heads: usize, va
 }
 
 impl AttentionStep {
-    /// Calls `f(segment number, token range, past, kv head, tokens of the unit)` for every unit.
-    fn units(&self, f: &Frame<'_>, mut each: impl FnMut(usize, usize, &Range<usize>, usize, usize, Range<usize>)) {
+    /// Calls `f(segment number, token range, past, kv head, tokens of the unit)` for every unit of at most `most` tokens.
+    fn units(&self, f: &Frame<'_>, most: usize, mut each: impl FnMut(usize, usize, &Range<usize>, usize, usize, Range<usize>)) {
         let mut unit = 0;
         for (i, (range, past, _)) in f.ragged(self.seg).segments.iter().enumerate() {
-            for first in (0..range.len()).step_by(UNIT_TOKENS) {
+            for first in (0..range.len()).step_by(most) {
                 for head in 0..self.kv_heads {
-                    each(unit, i, &range, past, head, first..(first + UNIT_TOKENS).min(range.len()));
+                    each(unit, i, &range, past, head, first..(first + most).min(range.len()));
                     unit += 1;
                 }
             }
@@ -270,7 +275,7 @@ impl Step for AttentionStep {
 
         let (mut keys, mut values): (SmallVec<[*const u8; 128]>, SmallVec<[*const u8; 128]>) = (SmallVec::new(), SmallVec::new());
         let mut of = usize::MAX;
-        self.units(f, |unit, i, range, past, kv_head, toks| {
+        self.units(f, unit_tokens(tokens, group, self.kv_heads, w.nth), |unit, i, range, past, kv_head, toks| {
             let n_keys = past + range.len();
             let n = if decode { splits(units, n_keys, w.nth) } else { 1 };
             let mine = (0..n).any(|s| (unit * n + s) % w.nth == w.ith);
