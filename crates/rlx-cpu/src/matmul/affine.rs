@@ -1,7 +1,7 @@
 //! Affine formats: packing of their codes, and the product `y += s·sa·(Σ q·a) + bias·sa·(Σ a)` of a group.
 
 use super::act::block;
-use super::codes::{Plain, codes2, codes3, codes4, codes5, codes6, codes8};
+use super::codes::{Plain, Records, codes2, codes3, codes4, codes5, codes6, codes8};
 use super::pack::{Lane, View};
 use super::quant::{Quant, float};
 use crate::simd::Simd;
@@ -127,7 +127,7 @@ impl<const BITS: usize> Quant for Group<BITS> {
     }
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(self, s: S, _: *const u8, body: *const u8, act: *const u8, n: usize) -> [S::F; T] {
+    unsafe fn tile<S: Simd, const T: usize>(self, s: S, _: *const u8, body: *const u8, act: Records, n: usize) -> [S::F; T] {
         // SAFETY: the caller's promise.
         unsafe {
             match self.0.scale() {
@@ -143,7 +143,7 @@ impl<const BITS: usize> Group<BITS> {
     /// # Safety
     /// As for [`Quant::tile`].
     #[inline(always)]
-    unsafe fn sums<S: Simd, E: Element, const T: usize>(self, s: S, body: *const u8, act: *const u8, n: usize) -> [S::F; T] {
+    unsafe fn sums<S: Simd, E: Element, const T: usize>(self, s: S, body: *const u8, act: Records, n: usize) -> [S::F; T] {
         let (len, record) = (self.0.group(), block::bytes(self.0.group()));
         let (numbers, sub_bytes) = (2 * E::BYTES * S::LANES, 4 * BITS * S::LANES);
         let mut acc = [s.splat(0.0); T];
@@ -157,15 +157,15 @@ impl<const BITS: usize> Group<BITS> {
                 for sub in 0..len / 32 {
                     let a = a.add(32 * sub);
                     match BITS {
-                        2 => codes2(s, &mut sums, q, a, record, Plain),
-                        3 => codes3(s, &mut sums, q, a, record, Plain),
-                        4 => codes4(s, &mut sums, q, a, record, Plain),
-                        5 => codes5(s, &mut sums, q, a, record, Plain),
+                        2 => codes2(s, &mut sums, q, a, Plain),
+                        3 => codes3(s, &mut sums, q, a, Plain),
+                        4 => codes4(s, &mut sums, q, a, Plain),
+                        5 => codes5(s, &mut sums, q, a, Plain),
                         6 => {
-                            codes6(s, &mut sums, q, a, record, Plain);
-                            codes6(s, &mut sums, q.add(12 * S::LANES), a.add(16), record, Plain);
+                            codes6(s, &mut sums, q, a, Plain);
+                            codes6(s, &mut sums, q.add(12 * S::LANES), a.add(16), Plain);
                         }
-                        _ => codes8(s, &mut sums, q, a, record),
+                        _ => codes8(s, &mut sums, q, a),
                     }
                     q = q.add(sub_bytes);
                 }
@@ -174,11 +174,11 @@ impl<const BITS: usize> Group<BITS> {
                     bias = s.fma(s.splat(128.0), scale, bias);
                 }
                 for t in 0..T {
-                    let a = a.add(t * record);
+                    let a = a.row::<S>(t);
                     acc[t] = s.fma(float(s, a, block::sum(len)), bias, acc[t]);
                     acc[t] = s.fma(s.mul(s.to_f(sums[t]), float(s, a, block::scale(len))), scale, acc[t]);
                 }
-                a = a.add(T * record);
+                a = a.add(T.min(S::TILE) * record);
             }
         }
         acc

@@ -1,10 +1,33 @@
 //! Products of packed codes with activation bytes: 32 codes of each lane at a time (16 of 6 bits), for a tile of rows.
 //!
-//! Chunk `c` is elements `4c..4c+4`; how chunks share words is in [`super::layout`].  `a` points at the activations that
-//! the codes meet, in the first of the tile's records, `step` bytes apart.  Where rows go in pairs ([`Simd::PAIRS`]),
+//! Chunk `c` is elements `4c..4c+4`; how chunks share words is in [`super::layout`].  `a` has the activations that the
+//! codes meet.  Where rows go in pairs ([`Simd::PAIRS`]),
 //! sums are in the order of [`Simd::dot_pair`] until they are flushed.
 
 use crate::simd::Simd;
+
+/// Records of one tile of activation rows, or of two that were prepared one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Records {
+    /// The first record of each.
+    pub tiles: [*const u8; 2],
+    /// Bytes from a row's record to the next row's.
+    pub step: usize,
+}
+
+impl Records {
+    /// `bytes` further on in all of them.
+    #[inline(always)]
+    pub fn add(self, bytes: usize) -> Self {
+        Records { tiles: self.tiles.map(|p| p.wrapping_add(bytes)), ..self }
+    }
+
+    /// The record of row `t`.
+    #[inline(always)]
+    pub fn row<S: Simd>(self, t: usize) -> *const u8 {
+        self.tiles[t / S::TILE].wrapping_add(t % S::TILE * self.step)
+    }
+}
 
 /// How far before its use a single row's pass over the weights asks for memory.
 const AHEAD: usize = 2048;
@@ -55,21 +78,20 @@ unsafe fn word<S: Simd, const T: usize>(s: S, p: *const u8, i: usize) -> S::B {
 /// # Safety
 /// The records hold these chunks.
 #[inline(always)]
-unsafe fn dots<S: Simd, const T: usize, const N: usize>(s: S, part: &mut [S::Part; T], w: [S::B; N], a: *const u8, step: usize, c: usize) {
+unsafe fn dots<S: Simd, const T: usize, const N: usize>(s: S, part: &mut [S::Part; T], w: [S::B; N], a: Records, c: usize) {
     if paired::<S, T>() {
         for i in (0..N).step_by(2) {
             let w = s.pair([w[i], w[i + 1]]);
             for t in (0..T).step_by(2) {
+                let a = pair_at::<S>(a, c + i, t);
                 // SAFETY: the caller's promise.
-                let a = unsafe { a.add(pair_at(c + i, t, step)) };
-                // SAFETY: as above.
                 [part[t], part[t + 1]] = unsafe { s.dot_pair([part[t], part[t + 1]], w, a.cast()) };
             }
         }
     } else {
         for t in 0..T {
             // SAFETY: the caller's promise.
-            part[t] = unsafe { s.dots(part[t], w, a.add(t * step + 4 * c).cast()) };
+            part[t] = unsafe { s.dots(part[t], w, a.row::<S>(t).add(4 * c).cast()) };
         }
     }
 }
@@ -93,8 +115,9 @@ const fn paired<S: Simd, const T: usize>() -> bool {
 }
 
 /// Where chunks `c` and `c + 1` of rows `t` and `t + 1` are, both even: see [`super::act`].
-const fn pair_at(c: usize, t: usize, step: usize) -> usize {
-    (t + c / 2 % 2) * step + c / 4 * 16
+#[inline(always)]
+fn pair_at<S: Simd>(a: Records, c: usize, t: usize) -> *const u8 {
+    a.row::<S>(t + c / 2 % 2).wrapping_add(c / 4 * 16)
 }
 
 /// Codes of 2 bits: two words of four chunks.
@@ -102,21 +125,14 @@ const fn pair_at(c: usize, t: usize, step: usize) -> usize {
 /// # Safety
 /// Codes and records are readable.
 #[inline(always)]
-pub(super) unsafe fn codes2<S: Simd, const T: usize>(
-    s: S,
-    sums: &mut [S::I; T],
-    q: *const u8,
-    a: *const u8,
-    step: usize,
-    end: impl Flush<S>,
-) {
+pub(super) unsafe fn codes2<S: Simd, const T: usize>(s: S, sums: &mut [S::I; T], q: *const u8, a: Records, end: impl Flush<S>) {
     let mut part = [s.part(); T];
     for v in 0..2 {
         // SAFETY: the caller's promise.
         unsafe {
             let w = word::<S, T>(s, q, v);
             let w = [s.bits_shr::<0>(w, 3), s.bits_shr::<2>(w, 3), s.bits_shr::<4>(w, 3), s.bits_shr::<6>(w, 3)];
-            dots(s, &mut part, w, a, step, 4 * v);
+            dots(s, &mut part, w, a, 4 * v);
         }
     }
     flush(s, sums, &mut part, end);
@@ -127,14 +143,7 @@ pub(super) unsafe fn codes2<S: Simd, const T: usize>(
 /// # Safety
 /// Codes and records are readable.
 #[inline(always)]
-pub(super) unsafe fn codes3<S: Simd, const T: usize>(
-    s: S,
-    sums: &mut [S::I; T],
-    q: *const u8,
-    a: *const u8,
-    step: usize,
-    end: impl Flush<S>,
-) {
+pub(super) unsafe fn codes3<S: Simd, const T: usize>(s: S, sums: &mut [S::I; T], q: *const u8, a: Records, end: impl Flush<S>) {
     let mut part = [s.part(); T];
     // SAFETY: the caller's promise.
     unsafe {
@@ -145,14 +154,14 @@ pub(super) unsafe fn codes3<S: Simd, const T: usize>(
             s.or(s.bits_shr::<4>(l0, 3), s.bits_shr::<0>(high, 4)),
             s.or(s.bits_shr::<6>(l0, 3), s.bits_shr::<1>(high, 4)),
         ];
-        dots(s, &mut part, first, a, step, 0);
+        dots(s, &mut part, first, a, 0);
         let second = [
             s.or(s.bits_shr::<0>(l1, 3), s.bits_shr::<2>(high, 4)),
             s.or(s.bits_shr::<2>(l1, 3), s.bits_shr::<3>(high, 4)),
             s.or(s.bits_shr::<4>(l1, 3), s.bits_shr::<4>(high, 4)),
             s.or(s.bits_shr::<6>(l1, 3), s.bits_shr::<5>(high, 4)),
         ];
-        dots(s, &mut part, second, a, step, 4);
+        dots(s, &mut part, second, a, 4);
     }
     flush(s, sums, &mut part, end);
 }
@@ -162,20 +171,13 @@ pub(super) unsafe fn codes3<S: Simd, const T: usize>(
 /// # Safety
 /// Codes and records are readable.
 #[inline(always)]
-pub(super) unsafe fn codes4<S: Simd, const T: usize>(
-    s: S,
-    sums: &mut [S::I; T],
-    q: *const u8,
-    a: *const u8,
-    step: usize,
-    end: impl Flush<S>,
-) {
+pub(super) unsafe fn codes4<S: Simd, const T: usize>(s: S, sums: &mut [S::I; T], q: *const u8, a: Records, end: impl Flush<S>) {
     let mut part = [s.part(); T];
     for v in 0..4 {
         // SAFETY: the caller's promise.
         unsafe {
             let w = word::<S, T>(s, q, v);
-            dots(s, &mut part, [s.bits_shr::<0>(w, 15), s.bits_shr::<4>(w, 15)], a, step, 2 * v);
+            dots(s, &mut part, [s.bits_shr::<0>(w, 15), s.bits_shr::<4>(w, 15)], a, 2 * v);
         }
     }
     flush(s, sums, &mut part, end);
@@ -186,14 +188,7 @@ pub(super) unsafe fn codes4<S: Simd, const T: usize>(
 /// # Safety
 /// Codes and records are readable.
 #[inline(always)]
-pub(super) unsafe fn codes5<S: Simd, const T: usize>(
-    s: S,
-    sums: &mut [S::I; T],
-    q: *const u8,
-    a: *const u8,
-    step: usize,
-    end: impl Flush<S>,
-) {
+pub(super) unsafe fn codes5<S: Simd, const T: usize>(s: S, sums: &mut [S::I; T], q: *const u8, a: Records, end: impl Flush<S>) {
     // SAFETY: the caller's promise.
     let fifth = unsafe { word::<S, T>(s, q, 0) };
     let high = [
@@ -208,7 +203,7 @@ pub(super) unsafe fn codes5<S: Simd, const T: usize>(
         unsafe {
             let w = word::<S, T>(s, q, 1 + v);
             let w = [s.or(s.bits_shr::<0>(w, 15), high[v].0), s.or(s.bits_shr::<4>(w, 15), high[v].1)];
-            dots(s, &mut part, w, a, step, 2 * v);
+            dots(s, &mut part, w, a, 2 * v);
         }
         if (2 * v + 2) % S::U5_DOTS == 0 {
             flush(s, sums, &mut part, end);
@@ -221,14 +216,7 @@ pub(super) unsafe fn codes5<S: Simd, const T: usize>(
 /// # Safety
 /// Codes and records are readable.
 #[inline(always)]
-pub(super) unsafe fn codes6<S: Simd, const T: usize>(
-    s: S,
-    sums: &mut [S::I; T],
-    q: *const u8,
-    a: *const u8,
-    step: usize,
-    end: impl Flush<S>,
-) {
+pub(super) unsafe fn codes6<S: Simd, const T: usize>(s: S, sums: &mut [S::I; T], q: *const u8, a: Records, end: impl Flush<S>) {
     // SAFETY: the caller's promise.
     unsafe {
         let (l0, l1, high) = (word::<S, T>(s, q, 0), word::<S, T>(s, q, 1), word::<S, T>(s, q, 2));
@@ -240,12 +228,12 @@ pub(super) unsafe fn codes6<S: Simd, const T: usize>(
         ];
         if paired::<S, T>() {
             let mut part = [s.part(); T];
-            dots(s, &mut part, w, a, step, 0);
+            dots(s, &mut part, w, a, 0);
             flush(s, sums, &mut part, end);
             return;
         }
         for t in 0..T {
-            let a = a.add(t * step).cast::<i8>();
+            let a = a.row::<S>(t).cast::<i8>();
             if S::U6_DOTS < 4 {
                 for c in (0..4).step_by(2) {
                     let part = s.dots(s.part(), [w[c], w[c + 1]], a.add(4 * c));
@@ -263,19 +251,19 @@ pub(super) unsafe fn codes6<S: Simd, const T: usize>(
 /// # Safety
 /// Codes and records are readable.
 #[inline(always)]
-pub(super) unsafe fn codes8<S: Simd, const T: usize>(s: S, sums: &mut [S::I; T], q: *const u8, a: *const u8, step: usize) {
+pub(super) unsafe fn codes8<S: Simd, const T: usize>(s: S, sums: &mut [S::I; T], q: *const u8, a: Records) {
     let mut part = [s.part(); T];
     for c in (0..8).step_by(2) {
         // SAFETY: the caller's promise.
         unsafe {
             let w = [word::<S, T>(s, q, c), word::<S, T>(s, q, c + 1)];
             if paired::<S, T>() {
-                dots(s, &mut part, w, a, step, c);
+                dots(s, &mut part, w, a, c);
                 continue;
             }
             let w = w.map(|w| s.prep8(w));
             for t in 0..T {
-                sums[t] = s.dots8(sums[t], w, a.add(t * step + 4 * c).cast());
+                sums[t] = s.dots8(sums[t], w, a.row::<S>(t).add(4 * c).cast());
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use super::act::{self, block, s256};
 use super::affine::Group;
-use super::codes::{Plain, Scaled, codes4, codes5, codes6, codes8};
+use super::codes::{Plain, Records, Scaled, codes4, codes5, codes6, codes8};
 use super::{Layout, Output};
 use crate::simd::{Kernel, Level, Simd, dispatch_int8};
 use crate::tuning::Blocks;
@@ -60,12 +60,16 @@ fn blocked<Q: Quant>(level: Level, q: Q, job: Job, m: usize, groups: Range<usize
     while m0 < m {
         let rows = block_rows.min(m - m0);
         let whole = rows / tile * tile;
+        let pairs = if Q::TWO_TILES && tile == 4 { rows / 8 * 8 } else { 0 };
         let mut g0 = groups.start;
         while g0 < groups.end {
             // A single tile needs no blocking of the weights.
             let g1 = if rows == 1 || rows == tile { groups.end } else { groups.end.min(g0 + block_groups) };
-            if whole > 0 {
-                tiles(level, tile, q, job, g0..g1, m0..m0 + whole);
+            if pairs > 0 {
+                tiles(level, 2 * tile, q, job, g0..g1, m0..m0 + pairs);
+            }
+            if whole > pairs {
+                tiles(level, tile, q, job, g0..g1, m0 + pairs..m0 + whole);
             }
             for (start, t) in act::tiles(rows - whole, tile) {
                 let first = m0 + whole + start;
@@ -100,7 +104,7 @@ impl<Q: Quant, const T: usize> Kernel for Tiles<Q, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        if T > S::TILE {
+        if T > S::TILE * (1 + usize::from(Q::TWO_TILES)) {
             return;
         }
         let Job { w, group_bytes, header_bytes, n_blocks, n, act, y, .. } = self.job;
@@ -111,8 +115,9 @@ impl<Q: Quant, const T: usize> Kernel for Tiles<Q, T> {
                 // SAFETY: `run` was promised valid operands for these groups and rows.
                 unsafe {
                     let header = w.add(group * group_bytes);
-                    let sums =
-                        self.q.tile::<S, T>(s, header, header.add(header_bytes), act.add(row * n_blocks * self.q.record()), n_blocks);
+                    let tile = |t: usize| act.wrapping_add((row + t) * n_blocks * self.q.record());
+                    let records = Records { tiles: [tile(0), tile(S::TILE)], step: self.q.record() };
+                    let sums = self.q.tile::<S, T>(s, header, header.add(header_bytes), records, n_blocks);
                     for t in 0..T {
                         s.store_first(y.ptr.add((row + t) * y.stride + y.col + column), sums[t], count);
                     }
@@ -122,8 +127,17 @@ impl<Q: Quant, const T: usize> Kernel for Tiles<Q, T> {
     }
 }
 
+/// Rows of a tile of which `T` rows are multiplied: a tile's, where `T` is two tiles.
+const fn rows<S: Simd, const T: usize>() -> usize {
+    if T > S::TILE { S::TILE } else { T }
+}
+
 /// A packed format's arithmetic.
 pub(super) trait Quant: Copy + 'static {
+    /// Whether two tiles of four rows are multiplied at once: it pays where codes take many instructions to expand and a
+    /// tile's partial sums end with each unit; other formats would have more sums than registers.
+    const TWO_TILES: bool = false;
+
     /// Bytes of an activation record: one row's elements of one block.
     fn record(self) -> usize;
 
@@ -131,7 +145,7 @@ pub(super) trait Quant: Copy + 'static {
     ///
     /// # Safety
     /// `header` and `body` are a group's, `act` a tile's, each of `n` blocks.
-    unsafe fn tile<S: Simd, const T: usize>(self, s: S, header: *const u8, body: *const u8, act: *const u8, n: usize) -> [S::F; T];
+    unsafe fn tile<S: Simd, const T: usize>(self, s: S, header: *const u8, body: *const u8, act: Records, n: usize) -> [S::F; T];
 }
 
 /// The f32 at byte `at`.
@@ -164,18 +178,18 @@ impl Quant for Q4_0 {
 
     /// `d·da·(Σ q·a) - 8·d·da·Σ a`, codes `q` in 0..16.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(self, s: S, header: *const u8, body: *const u8, act: *const u8, n: usize) -> [S::F; T] {
+    unsafe fn tile<S: Simd, const T: usize>(self, s: S, header: *const u8, body: *const u8, act: Records, n: usize) -> [S::F; T] {
         let mut acc = [s.splat(0.0); T];
         let eight = s.splat(8.0);
         for b in 0..n {
             // SAFETY: block `b` of the group and of the tile.
             unsafe {
-                let (q, a) = (body.add(b * 16 * S::LANES), act.add(b * T * block::bytes(32)));
+                let (q, a) = (body.add(b * 16 * S::LANES), act.add(b * rows::<S, T>() * block::bytes(32)));
                 let mut sums = [s.isplat(0); T];
-                codes4(s, &mut sums, q, a, block::bytes(32), Plain);
+                codes4(s, &mut sums, q, a, Plain);
                 let d = half(s, header, b);
                 for t in 0..T {
-                    let a = a.add(t * block::bytes(32));
+                    let a = a.row::<S>(t);
                     let offset = s.mul(eight, float(s, a, block::sum(32)));
                     let scale = float(s, a, block::scale(32));
                     acc[t] = s.fma(s.sub(s.mul(s.to_f(sums[t]), scale), offset), d, acc[t]);
@@ -196,18 +210,18 @@ impl Quant for Q8_0 {
 
     /// `d·da·(Σ w·a)`, less the bias of packed weights times `Σ a`.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(self, s: S, header: *const u8, body: *const u8, act: *const u8, n: usize) -> [S::F; T] {
+    unsafe fn tile<S: Simd, const T: usize>(self, s: S, header: *const u8, body: *const u8, act: Records, n: usize) -> [S::F; T] {
         let mut acc = [s.splat(0.0); T];
         let bias = s.splat(f32::from(S::I8_BIAS));
         for b in 0..n {
             // SAFETY: block `b` of the group and of the tile.
             unsafe {
-                let (q, a) = (body.add(b * 32 * S::LANES), act.add(b * T * block::bytes(32)));
+                let (q, a) = (body.add(b * 32 * S::LANES), act.add(b * rows::<S, T>() * block::bytes(32)));
                 let mut sums = [s.isplat(0); T];
-                codes8(s, &mut sums, q, a, block::bytes(32));
+                codes8(s, &mut sums, q, a);
                 let d = half(s, header, b);
                 for t in 0..T {
-                    let a = a.add(t * block::bytes(32));
+                    let a = a.row::<S>(t);
                     let mut dot = s.mul(s.to_f(sums[t]), float(s, a, block::scale(32)));
                     if S::I8_BIAS != 0 {
                         dot = s.fnma(bias, float(s, a, block::sum(32)), dot);
@@ -231,7 +245,7 @@ unsafe fn with_mins<S: Simd, const T: usize>(
     sums: [S::I; T],
     (header, b): (*const u8, usize),
     mins: *const u8,
-    a: *const u8,
+    a: Records,
 ) {
     // SAFETY: offsets are within the block's header, mins and records.
     unsafe {
@@ -239,13 +253,13 @@ unsafe fn with_mins<S: Simd, const T: usize>(
         for p in 0..4 {
             let m = s.load_pairs_u8(mins.add(2 * p * S::LANES));
             for t in 0..T {
-                let pair = a.add(t * s256::BYTES + s256::SUMS32 + 4 * p).cast();
+                let pair = a.row::<S>(t).add(s256::SUMS32 + 4 * p).cast();
                 low[t] = s.madd(low[t], m, s.dup_pair(pair));
             }
         }
         let (d, dmin) = (half(s, header, 2 * b), half(s, header, 2 * b + 1));
         for t in 0..T {
-            let scale = float(s, a, t * s256::BYTES + s256::SCALE);
+            let scale = float(s, a.row::<S>(t), s256::SCALE);
             acc[t] = s.fma(s.to_f(sums[t]), s.mul(d, scale), acc[t]);
             acc[t] = s.fnma(s.to_f(low[t]), s.mul(dmin, scale), acc[t]);
         }
@@ -261,19 +275,19 @@ impl Quant for Q4K {
     }
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(self, s: S, header: *const u8, body: *const u8, act: *const u8, n: usize) -> [S::F; T] {
+    unsafe fn tile<S: Simd, const T: usize>(self, s: S, header: *const u8, body: *const u8, act: Records, n: usize) -> [S::F; T] {
         let mut acc = [s.splat(0.0); T];
         for b in 0..n {
             // SAFETY: block `b` of the group and of the tile.
             unsafe {
-                let (block, a) = (body.add(b * 144 * S::LANES), act.add(b * T * s256::BYTES));
+                let (block, a) = (body.add(b * 144 * S::LANES), act.add(b * rows::<S, T>() * s256::BYTES));
                 let codes = block.add(16 * S::LANES);
                 let mut sums = [s.isplat(0); T];
                 for p in 0..4 {
                     let scales = s.load_pairs_u8(block.add(2 * p * S::LANES));
                     for (h, scale) in [s.first(scales), s.second(scales)].into_iter().enumerate() {
                         let sub = 2 * p + h;
-                        codes4(s, &mut sums, codes.add(sub * 16 * S::LANES), a.add(32 * sub), s256::BYTES, Scaled(scale));
+                        codes4(s, &mut sums, codes.add(sub * 16 * S::LANES), a.add(32 * sub), Scaled(scale));
                     }
                 }
                 with_mins(s, &mut acc, sums, (header, b), block.add(8 * S::LANES), a);
@@ -292,19 +306,19 @@ impl Quant for Q5K {
     }
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(self, s: S, header: *const u8, body: *const u8, act: *const u8, n: usize) -> [S::F; T] {
+    unsafe fn tile<S: Simd, const T: usize>(self, s: S, header: *const u8, body: *const u8, act: Records, n: usize) -> [S::F; T] {
         let mut acc = [s.splat(0.0); T];
         for b in 0..n {
             // SAFETY: block `b` of the group and of the tile.
             unsafe {
-                let (block, a) = (body.add(b * 176 * S::LANES), act.add(b * T * s256::BYTES));
+                let (block, a) = (body.add(b * 176 * S::LANES), act.add(b * rows::<S, T>() * s256::BYTES));
                 let codes = block.add(16 * S::LANES);
                 let mut sums = [s.isplat(0); T];
                 for p in 0..4 {
                     let scales = s.load_pairs_u8(block.add(2 * p * S::LANES));
                     for (h, scale) in [s.first(scales), s.second(scales)].into_iter().enumerate() {
                         let sub = 2 * p + h;
-                        codes5(s, &mut sums, codes.add(sub * 20 * S::LANES), a.add(32 * sub), s256::BYTES, Scaled(scale));
+                        codes5(s, &mut sums, codes.add(sub * 20 * S::LANES), a.add(32 * sub), Scaled(scale));
                     }
                 }
                 with_mins(s, &mut acc, sums, (header, b), block.add(8 * S::LANES), a);
@@ -318,36 +332,42 @@ impl Quant for Q5K {
 struct Q6K;
 
 impl Quant for Q6K {
+    const TWO_TILES: bool = true;
+
     fn record(self) -> usize {
         s256::BYTES
     }
 
     /// `d·da·(Σ scale·(Σ q·a) - 32·Σ scale·(Σ a))`, codes `q` in 0..64.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize>(self, s: S, header: *const u8, body: *const u8, act: *const u8, n: usize) -> [S::F; T] {
+    unsafe fn tile<S: Simd, const T: usize>(self, s: S, header: *const u8, body: *const u8, act: Records, n: usize) -> [S::F; T] {
         let mut acc = [s.splat(0.0); T];
         for b in 0..n {
             // SAFETY: block `b` of the group and of the tile.
             unsafe {
-                let (block, a) = (body.add(b * 208 * S::LANES), act.add(b * T * s256::BYTES));
+                let (block, a) = (body.add(b * 208 * S::LANES), act.add(b * rows::<S, T>() * s256::BYTES));
                 let codes = block.add(16 * S::LANES);
                 let mut sums = [s.isplat(0); T];
-                let mut low = [s.isplat(0); T];
                 for p in 0..8 {
                     let scales = s.load_pairs_i8(block.add(2 * p * S::LANES));
                     for (h, scale) in [s.first(scales), s.second(scales)].into_iter().enumerate() {
                         let unit = 2 * p + h;
-                        codes6(s, &mut sums, codes.add(unit * 12 * S::LANES), a.add(16 * unit), s256::BYTES, Scaled(scale));
+                        codes6(s, &mut sums, codes.add(unit * 12 * S::LANES), a.add(16 * unit), Scaled(scale));
                     }
+                }
+                // Afterwards, because two tiles' sums fill the registers.
+                let mut low = [s.isplat(0); T];
+                for p in 0..8 {
+                    let scales = s.load_pairs_i8(block.add(2 * p * S::LANES));
                     for t in 0..T {
-                        let pair = a.add(t * s256::BYTES + s256::SUMS16 + 4 * p).cast();
+                        let pair = a.row::<S>(t).add(s256::SUMS16 + 4 * p).cast();
                         low[t] = s.madd(low[t], scales, s.dup_pair(pair));
                     }
                 }
                 let d = half(s, header, b);
                 for t in 0..T {
                     let sum = s.isub(sums[t], s.ishl::<5>(low[t]));
-                    let scale = float(s, a, t * s256::BYTES + s256::SCALE);
+                    let scale = float(s, a.row::<S>(t), s256::SCALE);
                     acc[t] = s.fma(s.to_f(sum), s.mul(d, scale), acc[t]);
                 }
             }
