@@ -92,13 +92,13 @@ impl Piece {
 }
 
 /// Activation rows of the next tile, where `left` are left: sums, a step of the panel and an activation fill 16 or 32
-/// registers.
+/// registers. Fewer than four rows take as long as four, whose eight sums are as many as multiplications in flight.
 fn tile_rows(left: usize, lanes: usize) -> usize {
     match left {
         12.. if lanes != 8 => 12,
-        6.. => 6,
-        3.. => 3,
-        _ => 1,
+        12.. | 6 | 9 | 10 => 6,
+        4.. => 4,
+        n => n,
     }
 }
 
@@ -479,7 +479,9 @@ impl<A: Arithmetic> Kernel for Of<'_, A> {
             match t {
                 12 if S::LANES != 8 => self.tile::<S, 12>(s, m),
                 6 => self.tile::<S, 6>(s, m),
+                4 => self.tile::<S, 4>(s, m),
                 3 => self.tile::<S, 3>(s, m),
+                2 => self.tile::<S, 2>(s, m),
                 _ => self.tile::<S, 1>(s, m),
             }
             m += t;
