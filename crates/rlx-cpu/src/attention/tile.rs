@@ -281,8 +281,6 @@ impl Tile<'_> {
         // SAFETY: KEYS is a multiple of the lanes, so `padded` is at most KEYS.
         unsafe {
             if let Some(cap) = self.at.softcap {
-                row[..lo].fill(0.0);
-                row[hi..padded].fill(0.0);
                 let p = row.as_mut_ptr();
                 for i in (0..padded).step_by(S::LANES) {
                     // tanh(x) = 1 - 2 / (e^2x + 1)

@@ -3,7 +3,7 @@
 use super::act::block;
 use super::codes::{Plain, Records, codes2, codes3, codes4, codes5, codes6, codes8};
 use super::pack::{Lane, View};
-use super::quant::{Quant, float};
+use super::quant::{Quant, float, rows};
 use crate::simd::Simd;
 use crate::simd::element::{Bf16, Element, F16, F32};
 use rlx_gguf::blocks::{Affine, ScaleType};
@@ -178,7 +178,7 @@ impl<const BITS: usize> Group<BITS> {
                     acc[t] = s.fma(float(s, a, block::sum(len)), bias, acc[t]);
                     acc[t] = s.fma(s.mul(s.to_f(sums[t]), float(s, a, block::scale(len))), scale, acc[t]);
                 }
-                a = a.add(T.min(S::TILE) * record);
+                a = a.add(rows::<S, T>() * record);
             }
         }
         acc

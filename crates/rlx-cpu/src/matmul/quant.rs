@@ -60,7 +60,7 @@ fn blocked<Q: Quant>(level: Level, q: Q, job: Job, m: usize, groups: Range<usize
     while m0 < m {
         let rows = block_rows.min(m - m0);
         let whole = rows / tile * tile;
-        let pairs = if Q::TWO_TILES && tile == 4 { rows / 8 * 8 } else { 0 };
+        let pairs = if Q::TWO_TILES && tile == 4 { rows / (2 * tile) * (2 * tile) } else { 0 };
         let mut g0 = groups.start;
         while g0 < groups.end {
             // A single tile needs no blocking of the weights.
@@ -128,7 +128,7 @@ impl<Q: Quant, const T: usize> Kernel for Tiles<Q, T> {
 }
 
 /// Rows of a tile of which `T` rows are multiplied: a tile's, where `T` is two tiles.
-const fn rows<S: Simd, const T: usize>() -> usize {
+pub(super) const fn rows<S: Simd, const T: usize>() -> usize {
     if T > S::TILE { S::TILE } else { T }
 }
 
