@@ -10,7 +10,7 @@ use rlx_cli::Usage;
 use rlx_cli::term::Notes;
 use rlx_cpu::Level;
 use rlx_cpu::matmul::Mode;
-use rlx_cpu::tuning::Blocks;
+use rlx_cpu::tuning::{self, Blocks};
 use rlx_lm::bench::median;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -151,7 +151,7 @@ fn thread_candidates(asked: &[u32]) -> anyhow::Result<Vec<usize>> {
     }
     let most = std::thread::available_parallelism().map_or(1, usize::from);
     let mut all: Vec<usize> = std::iter::successors(Some(1), |n| Some(2 * n)).take_while(|n| *n < most).chain([most]).collect();
-    all.push(rlx_cpu::physical_cores());
+    all.push(tuning::threads(Level::detect()));
     all.sort_unstable();
     all.dedup();
     Ok(all)
@@ -189,7 +189,7 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
     }
     let candidates = thread_candidates(&args.threads)?;
     let level = Level::detect();
-    let usual = Choice { blocks: Blocks::of(level), threads: rlx_cpu::physical_cores() };
+    let usual = Choice { blocks: Blocks::of(level), threads: tuning::threads(Level::detect()) };
     let bench = |f: &Format| Bench::new(*f, matrix, level, Mode::Fast, usual.threads);
     let tuner = Tuner { benches: formats.iter().map(bench).collect::<anyhow::Result<_>>()?, rounds: args.rounds, notes: &notes };
     let (best, gained) = search(&tuner, usual, &candidates, args.rows as usize)?;
@@ -265,7 +265,7 @@ mod tests {
             assert!(Profile::from_toml_over(Profile::default(), &text, Path::new("x")).is_ok(), "{text}");
         }
         assert_eq!(thread_candidates(&[1]).unwrap(), [1]);
-        assert!(thread_candidates(&[]).unwrap().contains(&rlx_cpu::physical_cores()));
+        assert!(thread_candidates(&[]).unwrap().contains(&tuning::threads(Level::detect())));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::memory::Buffer;
 use crate::simd::Level;
 use crate::steps::{self, Kernels, ParamUse};
 use crate::team::Team;
-use crate::tuning::Blocks;
+use crate::tuning::{self, Blocks};
 use crate::weights::CpuWeights;
 use rlx_compile::backend::{Progress, check_args, stored_bytes};
 use rlx_compile::{Arg, Backend, BackendError, DeviceInfo, Layout, Plan, Pool, Program, WeightSource, Weights};
@@ -49,7 +49,7 @@ impl Cpu {
         if let Some(b) = options.blocks.filter(|b| !Blocks::BYTES.contains(&b.act) || !Blocks::BYTES.contains(&b.weight)) {
             return Err(BackendError::Call(format!("blocks of {} and {} bytes: expected {:?}", b.act, b.weight, Blocks::BYTES)));
         }
-        let threads = if options.threads == 0 { physical_cores() } else { options.threads };
+        let threads = if options.threads == 0 { tuning::threads(level) } else { options.threads };
         let team = Team::new(threads).map_err(|e| BackendError::Call(format!("cannot start {threads} threads: {e}")))?;
         let mode = if options.exact { Mode::Exact } else { Mode::Fast };
         let kernels = Kernels { mode, level, blocks: options.blocks.unwrap_or_else(|| Blocks::of(level)) };
@@ -139,15 +139,6 @@ impl Backend for Cpu {
             last: None,
         }))
     }
-}
-
-/// Cores this process may use, two hardware threads of one core counted once where the system tells: they share
-/// the units that kernels keep busy.
-pub fn physical_cores() -> usize {
-    let usable = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let siblings = |i: usize| std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list"));
-    let cores: std::collections::BTreeSet<String> = (0..).map_while(|i| siblings(i).ok()).collect();
-    if cores.is_empty() { usable } else { usable.min(cores.len()) }
 }
 
 /// Physical memory of this machine, where the system tells.

@@ -17,5 +17,5 @@ pub mod team;
 pub mod tuning;
 mod weights;
 
-pub use backend::{Cpu, Options, physical_cores};
+pub use backend::{Cpu, Options};
 pub use simd::Level;

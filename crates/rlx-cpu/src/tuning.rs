@@ -1,6 +1,8 @@
-//! How much of a matrix product is worked on at once, by processor: what was measured, or what follows from the caches.
+//! How much of a matrix product is worked on at once and by how many threads, by processor: what was measured, or what
+//! follows from the caches and cores.
 
 use crate::simd::Level;
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::OnceLock;
 
@@ -21,9 +23,8 @@ impl Blocks {
     /// The sizes of this processor with these instructions: from the table, else an eighth to a half of what a core has
     /// of the second cache.
     pub fn of(level: Level) -> Blocks {
-        static THIS: OnceLock<(Option<Model>, Option<usize>)> = OnceLock::new();
-        let (model, cache) = THIS.get_or_init(|| (Model::this(), second_cache()));
-        model.as_ref().and_then(|m| Row::find(TABLE, m, level)).map_or_else(|| Blocks::from_cache(*cache), |row| row.blocks)
+        static CACHE: OnceLock<Option<usize>> = OnceLock::new();
+        Row::of(level).map_or_else(|| Blocks::from_cache(*CACHE.get_or_init(second_cache)), |row| row.blocks)
     }
 
     /// What follows from the size of the second cache alone; of 512 KiB where the system does not tell.
@@ -31,6 +32,20 @@ impl Blocks {
         let bytes = bytes.unwrap_or(512 << 10).clamp(128 << 10, 4 << 20);
         Blocks { act: bytes / 2, weight: bytes / 4 }
     }
+}
+
+/// The threads of a team of which no number is asked for: as many to a core as the table says, else one, since hardware
+/// threads of a core share the units that kernels keep busy; no more than this process may run at once.
+pub fn threads(level: Level) -> usize {
+    let usable = std::thread::available_parallelism().map_or(1, usize::from);
+    usable.min(cores().unwrap_or(usable) * Row::of(level).map_or(1, |row| row.threads_per_core))
+}
+
+/// Cores of this machine, hardware threads of one core counted once, where the system tells.
+fn cores() -> Option<usize> {
+    let siblings = |i: usize| std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list"));
+    let cores: BTreeSet<String> = (0..).map_while(|i| siblings(i).ok()).collect();
+    (!cores.is_empty()).then_some(cores.len())
 }
 
 /// A processor.
@@ -83,19 +98,33 @@ struct Row {
     models: RangeInclusive<u32>,
     level: Level,
     blocks: Blocks,
+    threads_per_core: usize,
 }
 
 impl Row {
+    /// The row of this processor with these instructions.
+    fn of(level: Level) -> Option<&'static Row> {
+        static THIS: OnceLock<Option<Model>> = OnceLock::new();
+        THIS.get_or_init(Model::this).as_ref().and_then(|m| Row::find(TABLE, m, level))
+    }
+
     fn find<'t>(table: &'t [Row], m: &Model, level: Level) -> Option<&'t Row> {
         let fits = |r: &&Row| r.vendor == m.vendor && r.family == m.family && r.models.contains(&m.model) && r.level == level;
         table.iter().find(fits)
     }
 }
 
-/// Sizes that `rlx-bench tune` found none better than beyond the noise; the first row that fits counts.
+/// Sizes and threads that `rlx-bench tune` found none better than beyond the noise; the first row that fits counts.
 const TABLE: &[Row] = &[
     // Zen 3 servers.
-    Row { vendor: "AuthenticAMD", family: 25, models: 0..=0x0f, level: Level::Avx2, blocks: Blocks { act: 256 << 10, weight: 128 << 10 } },
+    Row {
+        vendor: "AuthenticAMD",
+        family: 25,
+        models: 0..=0x0f,
+        level: Level::Avx2,
+        blocks: Blocks { act: 256 << 10, weight: 128 << 10 },
+        threads_per_core: 1,
+    },
 ];
 
 #[cfg(test)]
@@ -109,7 +138,16 @@ mod tests {
         for b in TABLE.iter().map(|r| r.blocks).chain(caches).chain(this) {
             assert!(Blocks::BYTES.contains(&b.act) && Blocks::BYTES.contains(&b.weight), "{b:?}");
         }
-        assert!(TABLE.iter().all(|r| !r.models.is_empty() && r.vendor.len() == 12));
+        assert!(TABLE.iter().all(|r| !r.models.is_empty() && r.vendor.len() == 12 && r.threads_per_core > 0));
+    }
+
+    #[test]
+    fn a_team_has_a_thread_for_every_core_and_no_more_than_may_run() {
+        let usable = std::thread::available_parallelism().unwrap().get();
+        for level in Level::available() {
+            let n = threads(level);
+            assert!((1..=usable).contains(&n) && n >= usable.min(cores().unwrap_or(usable)), "{n} of {usable}");
+        }
     }
 
     #[test]

@@ -248,7 +248,7 @@ fn cache_size(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
-/// 1 and one per physical core, or what was asked for.
+/// 1 and what a team has of itself, or what was asked for.
 ///
 /// # Errors
 /// When there are not so many processors.
@@ -256,7 +256,7 @@ pub fn thread_counts(asked: &[u32]) -> anyhow::Result<Vec<usize>> {
     let most = std::thread::available_parallelism().map_or(1, usize::from);
     let mut counts: Vec<usize> = asked.iter().map(|&n| n as usize).collect();
     if counts.is_empty() {
-        counts = vec![1, rlx_cpu::physical_cores()];
+        counts = vec![1, rlx_cpu::tuning::threads(rlx_cpu::Level::detect())];
     }
     counts.sort_unstable();
     counts.dedup();

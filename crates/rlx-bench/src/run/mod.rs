@@ -191,7 +191,7 @@ const TOUCHED: &str = "bytes_per_token";
 /// How much of the machine's read bandwidth decoding uses.
 fn bandwidth(tests: &[Test], capsule: &mut Capsule, notes: &Notes) -> anyhow::Result<()> {
     let threads = match capsule.profile["threads"].as_u64().and_then(|n| usize::try_from(n).ok()) {
-        None | Some(0) => rlx_cpu::physical_cores(),
+        None | Some(0) => rlx_cpu::tuning::threads(rlx_cpu::Level::detect()),
         Some(n) => n,
     };
     let measured = limits::measure(&[threads], limits::REPEATS, notes)?;
