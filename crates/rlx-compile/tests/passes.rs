@@ -15,7 +15,10 @@ fn graph(body: &str) -> Graph {
 
 /// Snapshots what `pass` does; asserts that it does something and keeps the results.
 fn fires(name: &str, pass: fn(Graph) -> Graph, body: &str) -> Graph {
-    let before = graph(body);
+    fires_on(name, pass, graph(body))
+}
+
+fn fires_on(name: &str, pass: fn(Graph) -> Graph, before: Graph) -> Graph {
     assert_well_formed(name, &before, &before);
     let after = pass(before.clone());
     assert_ne!(after, before, "{name} did nothing");
@@ -231,6 +234,30 @@ fn epilogue_takes_bias_activation_and_residual() {
   return %6 r
   return %8 s"#,
     );
+}
+
+#[test]
+fn early_rows_picks_before_what_goes_by_rows() {
+    let last_layer = |more: &str| {
+        let text = format!(
+            r#"func @t(%0 x: f64[T,8], %1 y: f64[T,8], %2 seg: segments[S,T], %3 rows: u32[R]) {{
+  param %4 a: f64[8]
+  param %5 b: f64[8,8]
+  %6 = cumsum %0 {{axis=0}} : f64[T,8]
+  %7 = binary %6, %1 {{op="add"}} : f64[T,8]
+  %8 = rms_norm %7, %4 {{eps=1e-6}} : f64[T,8]
+  %9 = linear %8, %5 {{weights=1}} : f64[T,8]
+  %10 = binary %7, %9 {{op="add"}} : f64[T,8]
+  %11 = gather %10, %3 {{to="f64"}} : f64[R,8]
+  return %11 r{more}
+}}
+"#
+        );
+        text::parse(&text).unwrap()
+    };
+    fires_on("early_rows", early_rows::run, last_layer(""));
+    let all = last_layer("\n  return %10 all");
+    assert_eq!(early_rows::run(all.clone()), all);
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn single_settings_override_files() {
 fn unknown_keys_name_the_key_the_file_and_the_nearest_known_one() {
     let e = file("[fusion]\nepilog = false").unwrap_err();
     assert!(matches!(&e, ProfileError::UnknownKey { key, .. } if key == "fusion.epilog"));
-    insta::assert_snapshot!(e.to_string(), @"w/qwen3.rlx.toml: unknown key `fusion.epilog` (did you mean `fusion.epilogue`?); known keys: name, compute, kv, activations, packing, packed_cache, threads, simd, kv_block_tokens, prefill_chunk, act_block_kib, weight_block_kib, fusion.canonicalise, fusion.constant_fold, fusion.cse, fusion.dce, fusion.merge_linear, fusion.swiglu, fusion.epilogue, fusion.norm_residual, fusion.norm_residual_first, fusion.rope_append, fusion.elementwise");
+    insta::assert_snapshot!(e.to_string(), @"w/qwen3.rlx.toml: unknown key `fusion.epilog` (did you mean `fusion.epilogue`?); known keys: name, compute, kv, activations, packing, packed_cache, threads, simd, kv_block_tokens, prefill_chunk, act_block_kib, weight_block_kib, fusion.canonicalise, fusion.constant_fold, fusion.cse, fusion.dce, fusion.early_rows, fusion.merge_linear, fusion.swiglu, fusion.epilogue, fusion.norm_residual, fusion.norm_residual_first, fusion.rope_append, fusion.elementwise");
     for text in ["[fuzion]", "fusion = true", "kv = {a = 1}", "\"fusion/epilogue\" = false", "x = []", "[fusion.epilogue]\na = 1"] {
         assert!(matches!(file(text), Err(ProfileError::UnknownKey { .. })), "{text}");
     }

@@ -63,6 +63,7 @@ fn one_block_becomes_what_a_device_wants_to_run() {
         "canonicalise",
         "cse",
         "dce",
+        "early_rows",
         "merge_linear",
         "swiglu",
         "epilogue",
@@ -71,7 +72,7 @@ fn one_block_becomes_what_a_device_wants_to_run() {
         "elementwise",
         "dce"
     ]));
-    assert_eq!(reports[10].nodes_after, after.nodes.len());
+    assert_eq!(reports[11].nodes_after, after.nodes.len());
 }
 
 #[test]

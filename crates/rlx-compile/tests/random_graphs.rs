@@ -12,7 +12,7 @@ use rlx_compile::passes::{FusionSwitches, Pass, pipeline, run_all};
 fn passes() -> Vec<Pass> {
     let mut all = pipeline(&FusionSwitches::default());
     all.pop();
-    assert_eq!(all.len(), 10);
+    assert_eq!(all.len(), 11);
     all
 }
 
@@ -31,6 +31,7 @@ fn switches(bits: u16) -> FusionSwitches {
         norm_residual_first: on(8),
         rope_append: on(9),
         elementwise: on(10),
+        early_rows: on(11),
     }
 }
 

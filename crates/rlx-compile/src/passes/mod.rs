@@ -12,6 +12,7 @@ pub mod canonicalise;
 pub mod constant_fold;
 pub mod cse;
 pub mod dce;
+pub mod early_rows;
 pub mod elementwise;
 pub mod epilogue;
 pub mod merge_linear;
@@ -36,6 +37,8 @@ pub struct FusionSwitches {
     pub cse: bool,
     /// Nodes nobody uses are removed.
     pub dce: bool,
+    /// Rows are picked before what is computed row by row.
+    pub early_rows: bool,
     /// Products with one input become one product with several weights.
     pub merge_linear: bool,
     /// Gate activation times up projection becomes `swiglu`.
@@ -67,6 +70,7 @@ impl FusionSwitches {
             constant_fold: on,
             cse: on,
             dce: on,
+            early_rows: on,
             merge_linear: on,
             swiglu: on,
             epilogue: on,
@@ -97,11 +101,12 @@ pub type Pass = (&'static str, fn(Graph) -> Graph);
 /// The passes that `on` switches on, in the order they run.
 pub fn pipeline(on: &FusionSwitches) -> Vec<Pass> {
     let norm = |now: bool| (on.norm_residual && now, ("norm_residual", norm_residual::run as fn(Graph) -> Graph));
-    let all: [(bool, Pass); 12] = [
+    let all: [(bool, Pass); 13] = [
         (on.constant_fold, ("constant_fold", constant_fold::run)),
         (on.canonicalise, ("canonicalise", canonicalise::run)),
         (on.cse, ("cse", cse::run)),
         (on.dce, ("dce", dce::run)),
+        (on.early_rows, ("early_rows", early_rows::run)),
         (on.merge_linear, ("merge_linear", merge_linear::run)),
         (on.swiglu, ("swiglu", swiglu::run)),
         norm(on.norm_residual_first),

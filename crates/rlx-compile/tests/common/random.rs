@@ -26,6 +26,7 @@ pub fn graph(seed: u64, size: usize) -> Graph {
         let x = b.input("x", Type::tensor(DType::F64, [Dim::sym("T"), Dim::from(E)]));
         let seg = b.segments();
         let pos = seg.positions();
+        let rows = b.input("rows", Type::tensor(DType::U32, [Dim::sym("R")]));
         let mut m = Maker { b: &b, rng: Rng(seed), pool: vec![x], seg, pos, n: 0 };
         for _ in 0..size {
             m.n += 1;
@@ -34,6 +35,9 @@ pub fn graph(seed: u64, size: usize) -> Graph {
         let mut outs = vec![m.pool[m.pool.len() - 1]];
         for _ in 0..m.rng.bits() % 3 {
             outs.push(m.any());
+        }
+        if m.pick(2) == 0 {
+            outs[0] = m.scope().linear("head", outs[0].gather(rows, DType::F64), 3);
         }
         outs.iter().map(|v| v.id()).collect::<Vec<_>>()
     };
