@@ -12,7 +12,7 @@
 
 use crate::matmul::{LAYOUT_VERSION, Matmul};
 use crate::simd::Level;
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 use rlx_compile::backend::PackedCache;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -105,15 +105,17 @@ impl Table {
         if !metadata.is_file() || metadata.len() == 0 {
             return Err("is empty, or no regular file".into());
         }
+        // A file that is longer than it should be may be longer than what can be mapped.
+        let len = usize::try_from(metadata.len().min(self.bytes)).map_err(|e| format!("cannot be mapped: {e}"))?;
         // SAFETY: the map is read-only. That others change or shorten the file meanwhile cannot be excluded; the
         // documentation of this module says what is expected of them.
-        let map = unsafe { Mmap::map(file) }.map_err(|e| format!("cannot be mapped: {e}"))?;
-        self.check(&map)?;
+        let map = unsafe { MmapOptions::new().len(len).map(file) }.map_err(|e| format!("cannot be mapped: {e}"))?;
+        self.check(&map, metadata.len())?;
         Ok(map)
     }
 
-    /// Whether this is the file that would be written.
-    fn check(&self, found: &[u8]) -> Result<(), String> {
+    /// Whether this is the file that would be written: what it begins with, and its length.
+    fn check(&self, found: &[u8], len: u64) -> Result<(), String> {
         let expected = self.header.as_bytes();
         let same = expected.iter().zip(found).take_while(|(a, b)| a == b).count();
         if same < expected.len() && same < found.len() {
@@ -127,8 +129,8 @@ impl Table {
             let (found, expected) = (line(&found[start..]), line(&expected[start..]));
             return Err(format!("{what}: found {found} at byte {start}, expected {expected}"));
         }
-        if found.len() as u64 != self.bytes {
-            return Err(format!("has {} bytes, expected {}", found.len(), self.bytes));
+        if len != self.bytes {
+            return Err(format!("has {len} bytes, expected {}", self.bytes));
         }
         Ok(())
     }
