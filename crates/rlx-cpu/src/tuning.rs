@@ -38,7 +38,11 @@ impl Blocks {
 /// threads of a core share the units that kernels keep busy; no more than this process may run at once.
 pub fn threads(level: Level) -> usize {
     let usable = std::thread::available_parallelism().map_or(1, usize::from);
-    usable.min(cores().unwrap_or(usable) * Row::of(level).map_or(1, |row| row.threads_per_core))
+    team(usable, cores(), Row::of(level))
+}
+
+fn team(usable: usize, cores: Option<usize>, row: Option<&Row>) -> usize {
+    cores.map_or(usable, |n| usable.min(n * row.map_or(1, |row| row.threads_per_core)))
 }
 
 /// Cores of this machine, hardware threads of one core counted once, where the system tells.
@@ -116,7 +120,8 @@ impl Row {
 
 /// Sizes and threads that `rlx-bench tune` found none better than beyond the noise; the first row that fits counts.
 const TABLE: &[Row] = &[
-    // Zen 3 servers.
+    // Zen 3 servers.  Threads were measured where each core showed one hardware thread: what a second one of a core would
+    // add was not.
     Row {
         vendor: "AuthenticAMD",
         family: 25,
@@ -142,12 +147,20 @@ mod tests {
     }
 
     #[test]
-    fn a_team_has_a_thread_for_every_core_and_no_more_than_may_run() {
-        let usable = std::thread::available_parallelism().unwrap().get();
-        for level in Level::available() {
-            let n = threads(level);
-            assert!((1..=usable).contains(&n) && n >= usable.min(cores().unwrap_or(usable)), "{n} of {usable}");
-        }
+    fn a_team_has_as_many_threads_to_a_core_as_its_row_says_and_may_run() {
+        let row = |threads_per_core| Row {
+            vendor: "GenuineIntel",
+            family: 6,
+            models: 0..=0,
+            level: Level::Scalar,
+            blocks: Blocks::from_cache(None),
+            threads_per_core,
+        };
+        // Eight cores of two hardware threads each; of those, processors that this process may use.
+        assert_eq!([16, 12, 4].map(|usable| team(usable, Some(8), None)), [8, 8, 4]);
+        assert_eq!([16, 12, 4].map(|usable| team(usable, Some(8), Some(&row(1)))), [8, 8, 4]);
+        assert_eq!([16, 12, 4].map(|usable| team(usable, Some(8), Some(&row(2)))), [16, 12, 4]);
+        assert_eq!(team(6, None, Some(&row(2))), 6, "where the system does not tell, all");
     }
 
     #[test]

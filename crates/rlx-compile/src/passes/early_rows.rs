@@ -27,52 +27,67 @@ impl Wanted {
 /// `gather(f(x), rows)` becomes `f(gather(x, rows))` for every `f` that computes each row from the same row of `x`, so
 /// that of a prompt's last layer only the rows whose logits are asked for go through its feed-forward block.
 ///
-/// The table has a symbol for rows (the tokens of a call) and the index another: it is taken to pick from them.
+/// The table has a symbol for rows (the tokens of a call) and the index another: it is taken to pick from them.  A pick
+/// from picked rows moves up to where those are picked.  What rows were picked from stays until [`super::dce`].
 pub fn run(graph: Graph) -> Graph {
     let wanted = wanted(&graph);
-    let mut is_done = true;
-    let mut r = Rewrite::new(graph);
-    // The rows of a value that were picked, and by which index.
-    let mut picked: Vec<Option<(ValueId, ValueId)>> = vec![None; r.graph.values.len()];
-    for i in 0..r.len() {
-        r.resolve_inputs(i);
-        let node = &r.graph.nodes[i];
-        let out = node.outs[0];
-        if let Some((table, index)) = pick(&r.graph, i) {
-            if let Some((_, rows)) = picked[table.index()].filter(|p| p.0 == index) {
-                r.replace(out, rows);
-                r.kill(i);
-                is_done = false;
+    let mut early = Early { picked: vec![None; graph.values.len()], r: Rewrite::new(graph) };
+    for i in 0..early.r.len() {
+        if let Some((table, index)) = pick(&early.r.graph, i) {
+            if let Some(rows) = early.known(table, index) {
+                early.r.replace(early.r.graph.nodes[i].outs[0], rows);
+                early.r.kill(i);
             }
             continue;
         }
-        let Wanted::Rows(index) = wanted[out.index()] else { continue };
-        if !is_by_row(&node.op) || !r.defined_before(index, i) {
-            continue;
+        let node = &early.r.graph.nodes[i];
+        if let Wanted::Rows(index) = wanted[node.outs[0].index()]
+            && is_by_row(&node.op)
+            && early.r.defined_before(index, i)
+        {
+            early.compute(i, index);
         }
-        let (op, mut ins, scope) = (node.op.clone(), node.ins.to_vec(), node.scope.clone());
-        let dtype = |v: ValueId| r.dtype(v);
-        let by_row: Vec<Option<_>> = ins.iter().map(|v| dtype(*v).filter(|_| has_rows_of(&r.graph, *v, out))).collect();
-        let mut whole = true;
-        for (v, to) in ins.iter_mut().zip(by_row) {
-            let Some(to) = to else { continue };
-            let rows = match picked[v.index()].filter(|p| p.0 == index) {
-                Some((_, rows)) => Some(rows),
-                None => r.insert(i, Gather { to }, &[*v, index], scope.clone()).map(|outs| outs[0]),
-            };
-            match rows {
-                Some(rows) => {
-                    picked[v.index()] = Some((index, rows));
-                    *v = rows;
-                }
-                None => whole = false,
-            }
-        }
-        let Some(outs) = whole.then(|| r.insert(i, op, &ins, scope)).flatten() else { continue };
-        picked[out.index()] = Some((index, outs[0]));
     }
-    // What the rows were picked from is read no more.
-    if is_done { r.graph } else { super::dce::run(r.finish()) }
+    early.r.finish()
+}
+
+/// A graph under change.  Values are those it came with: what replaces them has no rows to pick any more.
+struct Early {
+    r: Rewrite,
+    /// Of each value, an index and its rows of that index.
+    picked: Vec<Option<(ValueId, ValueId)>>,
+}
+
+impl Early {
+    /// Rows of a value that are there already.
+    fn known(&self, v: ValueId, index: ValueId) -> Option<ValueId> {
+        self.picked[v.index()].filter(|p| p.0 == index).map(|p| p.1)
+    }
+
+    /// Computes the rows of node `i`; nothing where a type rule refuses them.
+    fn compute(&mut self, i: usize, index: ValueId) -> Option<()> {
+        let node = self.r.graph.nodes[i].clone();
+        let mut ins = node.ins;
+        for v in &mut ins {
+            if has_rows_of(&self.r.graph, *v, node.outs[0]) {
+                *v = self.rows(*v, index, i)?;
+            }
+        }
+        let outs = self.r.insert(i, node.op, &ins, node.scope)?;
+        self.picked[node.outs[0].index()] = Some((index, outs[0]));
+        Some(())
+    }
+
+    /// Rows of a value before node `i`.
+    fn rows(&mut self, v: ValueId, index: ValueId, i: usize) -> Option<ValueId> {
+        if let Some(rows) = self.known(v, index) {
+            return Some(rows);
+        }
+        let (to, scope) = (self.r.dtype(v)?, self.r.graph.nodes[i].scope.clone());
+        let rows = self.r.insert(i, Gather { to }, &[v, index], scope)?[0];
+        self.picked[v.index()] = Some((index, rows));
+        Some(rows)
+    }
 }
 
 /// What is read of every value, from the last node to the first.
@@ -81,6 +96,9 @@ fn wanted(g: &Graph) -> Vec<Wanted> {
     g.outputs.iter().map(|o| o.1).chain(g.updates.iter().map(|u| u.1)).for_each(|v| wanted[v.index()] = Wanted::All);
     for i in (0..g.nodes.len()).rev() {
         let node = &g.nodes[i];
+        if node.outs.iter().all(|v| wanted[v.index()] == Wanted::Nothing) {
+            continue;
+        }
         let rows = match (pick(g, i), node.outs.as_slice()) {
             (Some((table, index)), _) => Some((table, Wanted::Rows(index))),
             (None, [out]) if is_by_row(&node.op) => Some((*out, wanted[out.index()])),

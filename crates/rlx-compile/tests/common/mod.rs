@@ -23,13 +23,14 @@ pub fn run(graph: &Graph, seed: u64) -> Vec<HashMap<String, Tensor>> {
     let mut it = Interpreter::new(graph.clone(), param).unwrap();
     let mut results = vec![];
     for (n, seg) in steps().into_iter().enumerate() {
-        let dims = Bindings::new().with("S", seg.count() as u64).with("T", seg.tokens() as u64).with("R", 2);
+        let dims = Bindings::new().with("S", seg.count() as u64).with("T", seg.tokens() as u64).with("R", 2).with("Q", 1);
         let inputs: Vec<Value> = graph
             .inputs
             .iter()
             .map(|(name, v)| match graph.ty(*v) {
-                // Rows that are asked for, the last one first.
+                // Rows that are asked for, the last one first, and one of those.
                 Type::Tensor(d, _) if &**name == "rows" => Value::Tensor(Tensor::new(*d, vec![2], vec![seg.tokens() as f64 - 1.0, 0.0])),
+                Type::Tensor(d, _) if &**name == "one" => Value::Tensor(Tensor::new(*d, vec![1], vec![1.0])),
                 ty @ Type::Tensor(d, s) => {
                     let shape: Vec<usize> = s.0.iter().map(|d| d.eval(&dims).unwrap()).collect();
                     let mut rng = Rng(seed ^ hash(name) ^ (n as u64) << 32);
