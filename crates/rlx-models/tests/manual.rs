@@ -44,7 +44,7 @@ fn every_command_completes_all_its_flags() {
     }
     match run("bash", &["-n"], bash.as_bytes()) {
         Some(out) => assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr)),
-        None => println!("NOT TESTED: bash is absent, so its syntax was not checked"),
+        None => not_tested("bash is absent, so its syntax was not checked"),
     }
 }
 
@@ -54,7 +54,7 @@ fn bash_completes_a_flag_of_a_command() {
     let ask = "\nCOMP_WORDS=(rlx-run bench --pre)\nCOMP_CWORD=2\n_rlx__run rlx-run --pre bench\nprintf '%s\\n' \"${COMPREPLY[@]}\"\n";
     let script = rlx(&["completions", "bash"]) + ask;
     let Some(out) = run("bash", &["--norc"], script.as_bytes()) else {
-        println!("NOT TESTED: bash is absent, so nothing was completed");
+        not_tested("bash is absent, so nothing was completed");
         return;
     };
     assert_eq!(String::from_utf8_lossy(&out.stdout).lines().collect::<Vec<_>>(), ["--prefer-quant", "--prefill"]);
@@ -102,7 +102,12 @@ fn every_command_has_a_page_with_all_its_flags() {
                 path.display(),
                 String::from_utf8_lossy(&out.stderr)
             ),
-            None => println!("NOT TESTED: groff is absent, so {} was not rendered", path.display()),
+            None => not_tested(&format!("groff is absent, so {} was not rendered", path.display())),
         }
     }
+}
+
+/// Says so on stderr itself: what macros print is shown for failing tests alone.
+fn not_tested(what: &str) {
+    let _ = writeln!(std::io::stderr(), "NOT TESTED: {what}");
 }
